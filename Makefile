@@ -1,0 +1,49 @@
+# Two commands matter: `make run` shows the connector at work, `make test` proves it. Both start from a bare
+# Debian with Python and make, and leave nothing in the checkout that git does not ignore.
+
+PYTHON ?= python3
+# make test ARGS='-k journal'
+ARGS ?=
+# make run BUS=host:port BUS_USER=name BUS_PASSWORD=secret RUN_FOR=seconds
+BUS ?=
+BUS_USER ?=
+BUS_PASSWORD ?=
+RUN_FOR ?=
+# What `make check` does; a suite that needs more programs adds its target here.
+CHECKS ?= lint test
+
+VENV := .venv
+BIN := $(VENV)/bin
+export BUS BUS_USER BUS_PASSWORD RUN_FOR
+
+.DEFAULT_GOAL := help
+.PHONY: help venv rabbitmq run test lint check bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON=python3.12  ARGS='pytest arguments'  BUS=host:port BUS_USER= BUS_PASSWORD= RUN_FOR=seconds"
+
+venv: ## make the virtual environment in .venv, again when setup.py has changed
+	@sh tests/support/make-venv.sh "$(PYTHON)" $(VENV)
+
+rabbitmq: ## install Debian's RabbitMQ when it is missing, without starting it
+	@sh tests/support/install-rabbitmq.sh
+
+run: venv $(if $(BUS),,rabbitmq) ## start a private RabbitMQ and a connector, send sample lines, show what arrives
+	@$(BIN)/python -m examples.demo
+
+test: venv rabbitmq ## run all tests, on RabbitMQ nodes that the tests start themselves
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: venv ## ruff on everything, mypy --strict on vigiloconn
+	@$(BIN)/ruff check . $(wildcard bin/vigilo-*)
+	@$(BIN)/mypy
+
+check: $(CHECKS) ## lint and test
+
+bench: venv rabbitmq ## measure against baselines of the same run
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .run .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,51 @@
+"""Packaging. Ranges are pinned to what the test suite has run with; the README says what each is for."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+here = pathlib.Path(__file__).parent
+version = re.search(r'__version__ = "(.+?)"', (here / "vigiloconn/__init__.py").read_text()).group(1)
+
+setup(
+    name="vigiloconn",
+    version=version,
+    description="A connector runtime between monitoring (Nagios) and an AMQP bus (RabbitMQ)",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["vigiloconn", "vigiloconn.*"]),
+    package_data={"vigiloconn": ["py.typed"]},
+    install_requires=[
+        "gevent>=26.9,<27",
+        # The publisher builds its frames with this library's serialization: pinned to the minor version.
+        "amqp>=5.4.2,<5.5",
+        "peewee>=4.5,<5",
+        "docopt-ng>=0.9,<0.10",
+        "msgspec>=0.22,<0.23",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=9,<10",
+            "hypothesis>=6.170,<7",
+            "psutil>=7,<8",
+            "trustme>=1.2,<2",
+        ],
+        "lint": [
+            "ruff>=0.17,<0.18",
+            "mypy>=2.4,<3",
+            "types-gevent>=26.9,<27",
+            "types-greenlet>=3.5,<4",
+            "types-docopt",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "vigilo-connector = vigiloconn.__main__:main",
+            "vigilo-bus-config = vigiloconn.configure:main",
+        ],
+        "vigiloconn.connectors": ["nagios = vigiloconn.connectors.nagios:build"],
+    },
+)

@@ -1,0 +1,719 @@
+"""The journal, on real files, real full disks and real kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vigiloconn.changes import Changes
+from vigiloconn.errors import JournalDamaged, JournalFull, SettingsError, StartError
+from vigiloconn.interfaces import Record, RouteKey
+from vigiloconn.store import CRASH_GAP_IDS, DbRetry
+
+KEY = RouteKey("event", None, True)
+ROOT = Path(__file__).resolve().parents[1]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+
+
+class Clock:
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "backup.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[DbRetry]:
+    opened = DbRetry(path)
+    opened.open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)  # lazily: a failed test may have left files open
+
+
+def body(number: int, size: int = 0) -> bytes:
+    return b'{"n": %d, "text": "\xc3\xa9t\xc3\xa9%s"}' % (number, b"x" * size)
+
+
+def take(journal: DbRetry, count: int, accepted_at: float = 1000.0, size: int = 0) -> list[Record]:
+    """Number new records as the journal's caller does."""
+    first = journal.next_id
+    journal.next_id += count
+    return [Record(i, KEY, body(i, size), accepted_at) for i in range(first, first + count)]
+
+
+def append(journal: DbRetry, count: int, accepted_at: float = 1000.0, size: int = 0) -> list[Record]:
+    records = take(journal, count, accepted_at, size)
+    journal.apply(Changes(appends=records))
+    return records
+
+
+def ids(journal: DbRetry, after_id: int = 0, limit: int = 100_000, max_bytes: int = 1 << 30) -> list[int]:
+    return [record.id for record in journal.peek(after_id, limit, max_bytes)]
+
+
+def held_ids(journal: DbRetry, exchange: str) -> list[int]:
+    return [record.id for record in journal.peek_held(exchange, 0, 100_000, 1 << 30)]
+
+
+def assert_totals_are_exact(journal: DbRetry) -> None:
+    """Compare the gauges with what plain SQL finds in the file."""
+    with sqlite3.connect(journal.path) as reader:
+        rows = size_bytes = 0
+        for table in ("tobus", "vigiloconn_held"):
+            found = reader.execute(f"SELECT count(*), total(length(CAST(msg AS BLOB))) FROM {table}").fetchone()
+            rows += found[0]
+            size_bytes += found[1]
+        held = dict(reader.execute("SELECT exchange, count(*) FROM vigiloconn_held GROUP BY exchange"))
+        parked = reader.execute("SELECT count(*) FROM vigiloconn_parked").fetchone()[0]
+    reader.close()
+    assert (journal.rows, journal.size_bytes) == (rows, size_bytes)
+    assert journal.held_exchanges() == held
+    assert journal.parked_rows == parked
+
+
+def reopened(path: Path, **settings: object) -> DbRetry:
+    journal = DbRetry(path, **settings)  # type: ignore[arg-type]
+    journal.open()
+    return journal
+
+
+# Rows in, rows out.
+
+
+def test_appended_messages_are_read_back_in_order_with_body_and_time(journal: DbRetry) -> None:
+    first = append(journal, 3, accepted_at=1000.0)
+    second = append(journal, 2, accepted_at=1001.5)
+    found = journal.peek(0, 10, 1 << 20)
+    assert [tuple(r) for r in found] == [(r.id, r.body, r.accepted_at) for r in first + second]
+    assert journal.last_id() == second[-1].id
+    assert_totals_are_exact(journal)
+
+
+def test_peek_leaves_messages_stored_and_goes_on_after_an_id(journal: DbRetry) -> None:
+    records = append(journal, 5)
+    assert ids(journal, limit=2) == [r.id for r in records[:2]]
+    assert ids(journal, after_id=records[1].id) == [r.id for r in records[2:]]
+    assert journal.rows == 5
+
+
+def test_peek_stops_before_the_byte_bound_but_gives_one_message_whatever_its_size(journal: DbRetry) -> None:
+    records = append(journal, 3, size=1000)
+    assert ids(journal, max_bytes=10) == [records[0].id]
+    assert ids(journal, max_bytes=2 * len(records[0].body)) == [r.id for r in records[:2]]
+
+
+def test_a_peek_that_stops_early_does_not_keep_the_log_from_being_emptied(journal: DbRetry) -> None:
+    append(journal, 50, size=1000)
+    journal.peek(0, 50, 10)
+    journal.peek_held("x", 0, 50, 10)
+    raw = sqlite3.connect(journal.path)
+    assert raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    raw.close()
+
+
+def test_times_are_kept_per_range_of_a_second_and_forgotten_when_all_is_discarded(journal: DbRetry) -> None:
+    a = append(journal, 2, accepted_at=1000.0)
+    b = append(journal, 2, accepted_at=1000.9)
+    c = append(journal, 2, accepted_at=1001.0)
+    d = append(journal, 2, accepted_at=500.0)  # the clock was set back
+    assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0] * 4 + [1001.0] * 2 + [500.0] * 2
+    journal.apply(Changes(discard_upto=b[0].id))
+    assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0] + [1001.0] * 2 + [500.0] * 2
+    journal.apply(Changes(discard_upto=d[-1].id))
+    reader = sqlite3.connect(journal.path)
+    assert reader.execute("SELECT first_id FROM vigiloconn_accepted").fetchall() == [(d[0].id,)]
+    reader.close()
+    assert a[0].id < c[0].id
+
+
+def test_one_transaction_can_append_hold_park_and_discard(journal: DbRetry) -> None:
+    old = append(journal, 2)
+    new = take(journal, 4)
+    journal.apply(
+        Changes(
+            appends=new, holds=[("gone", new[0])], parks=[("lost", new[1], "nobody is bound")], discard_upto=old[-1].id
+        )
+    )
+    assert ids(journal) == [new[2].id, new[3].id]
+    assert held_ids(journal, "gone") == [new[0].id]
+    assert [(p.id, p.exchange, p.reason, p.body) for p in journal.parked()] == [
+        (new[1].id, "lost", "nobody is bound", new[1].body)
+    ]
+    assert_totals_are_exact(journal)
+
+
+def test_held_messages_leave_per_exchange_and_a_parked_one_leaves_the_held_table(journal: DbRetry) -> None:
+    records = append(journal, 6)
+    journal.apply(Changes(holds=[("a" if r.id % 2 else "b", r) for r in records]))
+    assert journal.held_exchanges() == {"a": 3, "b": 3}
+    assert journal.peek_held("a", 0, 1, 1 << 20)[0].accepted_at == records[0].accepted_at
+    odd = [r for r in records if r.id % 2]
+    journal.apply(Changes(held_discard_upto={"a": odd[1].id}, parks=[("a", odd[2], "refused")]))
+    assert journal.held_exchanges() == {"b": 3}
+    assert ids(journal) == []
+    assert_totals_are_exact(journal)
+
+
+def test_a_hold_or_park_that_comes_again_is_not_counted_twice(journal: DbRetry) -> None:
+    records = append(journal, 3)
+    changes = Changes(holds=[("a", records[0])], parks=[("a", records[1], "why")], discard_upto=0)
+    journal.apply(changes)
+    journal.apply(changes)
+    assert (journal.rows, journal.parked_rows, ids(journal)) == (2, 1, [records[2].id])
+    assert_totals_are_exact(journal)
+
+
+def test_the_oldest_parked_messages_go_when_the_bound_is_reached(path: Path) -> None:
+    journal = reopened(path, parked_max=3)
+    records = append(journal, 5)
+    journal.apply(Changes(parks=[("x", r, "late") for r in records[1:]]))
+    journal.apply(Changes(parks=[("x", records[0], "late")]))  # the lowest id, parked last: it must stay
+    assert [p.id for p in journal.parked()] == [records[3].id, records[4].id, records[0].id]
+    assert (journal.parked_rows, journal.parked_dropped) == (3, 2)
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+def test_a_transaction_that_fails_changes_neither_rows_nor_gauges(journal: DbRetry) -> None:
+    records = append(journal, 3)
+    again = [*take(journal, 1), records[0]]  # an id that is in use
+    with pytest.raises(sqlite3.IntegrityError):
+        journal.apply(Changes(appends=again, discard_upto=records[1].id))
+    assert ids(journal) == [r.id for r in records]
+    assert_totals_are_exact(journal)
+    append(journal, 1)
+
+
+def test_reading_a_page_uses_the_index_however_many_rows_there_are(journal: DbRetry) -> None:
+    append(journal, 1)
+    reader = sqlite3.connect(journal.path)
+    plans = [
+        reader.execute("EXPLAIN QUERY PLAN " + sql).fetchall()
+        for sql in (
+            "SELECT id, msg FROM tobus WHERE id > 5 ORDER BY id LIMIT 9",
+            "SELECT id, msg FROM vigiloconn_held WHERE exchange = 'a' AND id > 5 ORDER BY id LIMIT 9",
+        )
+    ]
+    reader.close()
+    for plan in plans:
+        text = " ".join(row[3] for row in plan)
+        assert "SEARCH" in text
+        assert "TEMP B-TREE" not in text
+
+
+# Ids and totals over restarts.
+
+
+def test_ids_are_never_used_again_after_emptying_and_reopening(path: Path) -> None:
+    journal = reopened(path)
+    records = append(journal, 10)
+    name = journal.uuid
+    journal.apply(Changes(discard_upto=records[-1].id))
+    journal.next_id += 7  # used for messages that were sent without being journaled
+    expected = journal.next_id
+    journal.close()
+    journal = reopened(path)
+    assert (journal.next_id, journal.rows, journal.size_bytes, journal.last_id()) == (expected, 0, 0, 0)
+    assert journal.uuid == name
+    journal.close()
+
+
+def test_an_orderly_stop_leaves_no_log_behind_and_closing_twice_is_harmless(path: Path) -> None:
+    journal = reopened(path)
+    append(journal, 10)
+    journal.close()
+    journal.close()
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.lock", f"{path.name}.reserve"]
+    assert path.with_name(f"{path.name}.reserve").stat().st_blocks * 512 >= 1 << 20
+
+
+def test_times_and_held_messages_survive_a_restart(path: Path) -> None:
+    journal = reopened(path)
+    records = append(journal, 3, accepted_at=4242.0)
+    journal.apply(Changes(holds=[("gone", records[0])]))
+    journal.close()
+    journal = DbRetry(path)
+    assert journal.open().taken_over == 3
+    assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [4242.0, 4242.0]
+    assert journal.held_exchanges() == {"gone": 1}
+    append(journal, 1, accepted_at=4242.5)
+    assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [4242.0] * 3
+    journal.close()
+
+
+def test_everything_applied_is_there_after_a_kill_and_the_totals_are_exact(path: Path) -> None:
+    script = """
+        import sys
+        from vigiloconn.interfaces import Record, RouteKey
+        from vigiloconn.store import Changes, DbRetry
+        journal = DbRetry(sys.argv[1])
+        journal.open()
+        key = RouteKey("event", None, True)
+        while True:
+            first = journal.next_id
+            journal.next_id += 50
+            records = [Record(i, key, b'{"n": %d}' % i, 1.0) for i in range(first, first + 50)]
+            journal.apply(Changes(appends=records, holds=[("h", records[3])], discard_upto=max(0, first - 200)))
+            print(records[-1].id, flush=True)
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    try:
+        said = [int(child.stdout.readline()) for _ in range(20)]
+    finally:
+        child.send_signal(signal.SIGKILL)
+        rest, _ = child.communicate(timeout=20)
+    # A line that was cut short was not said.
+    said += [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
+    journal = reopened(path)
+    applied = said[-1]
+    expected = [i for i in range(applied - 249 + 1, applied + 1) if i % 50 != 4]
+    found = ids(journal)
+    done_since = found[-1] - applied  # the last transaction may have been committed and not said
+    assert done_since in (0, 50)
+    assert [i for i in found if i <= applied] == [i for i in expected if i >= found[0]]
+    assert found[0] == applied + done_since - 50 + 1 - 200 + 1
+    assert found[-1] < journal.next_id
+    assert journal.next_id > CRASH_GAP_IDS  # ids that were used without being journaled are not used again
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+# Files of others.
+
+
+def twisted_file(path: Path, count: int) -> None:
+    with sqlite3.connect(path) as old:
+        old.execute("CREATE TABLE tobus (id INTEGER PRIMARY KEY, msg TXT)")
+        old.executemany("INSERT INTO tobus VALUES (NULL, ?)", [(body(i).decode(),) for i in range(1, count + 1)])
+    old.close()
+
+
+def test_a_twisted_file_is_taken_over_in_place_and_its_rows_come_first(path: Path) -> None:
+    twisted_file(path, 4)
+    clock = Clock(5000.0)
+    journal = DbRetry(path, clock=clock)
+    report = journal.open()
+    assert (report.taken_over, report.set_aside, report.problem, report.volatile) == (4, None, "", False)
+    assert journal.next_id == 5
+    append(journal, 2, accepted_at=6000.0)
+    found = journal.peek(0, 10, 1 << 20)
+    assert [r.id for r in found] == [1, 2, 3, 4, 5, 6]
+    assert [r.body for r in found] == [body(i) for i in range(1, 7)]
+    assert [r.accepted_at for r in found] == [5000.0] * 4 + [6000.0] * 2
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+def test_the_old_program_can_take_the_file_back(path: Path) -> None:
+    journal = reopened(path)
+    append(journal, 2)
+    journal.close()
+    old = sqlite3.connect(path)
+    ddl = old.execute("SELECT sql FROM sqlite_master WHERE name = 'tobus'").fetchone()[0]
+    assert ddl.replace('"', "").endswith("tobus (id INTEGER PRIMARY KEY, msg TXT)")
+    assert old.execute("SELECT id, msg, typeof(msg) FROM tobus ORDER BY id").fetchall() == [
+        (1, body(1).decode(), "text"),
+        (2, body(2).decode(), "text"),
+    ]
+    old.execute("INSERT INTO tobus VALUES (NULL, ?)", (body(3).decode(),))
+    old.commit()
+    old.close()
+
+
+def test_rows_that_another_program_changed_are_counted_again_under_a_new_uuid(path: Path) -> None:
+    journal = reopened(path, clock=Clock(100.0))
+    append(journal, 3, accepted_at=50.0)
+    name = journal.uuid
+    journal.close()
+    old = sqlite3.connect(path)
+    old.execute("DELETE FROM tobus")
+    old.execute("INSERT INTO tobus VALUES (NULL, ?)", (body(1).decode(),))  # an id that we have used
+    old.commit()
+    old.close()
+    journal = reopened(path, clock=Clock(200.0))
+    assert journal.uuid != name
+    assert [(r.id, r.accepted_at) for r in journal.peek(0, 10, 1 << 20)] == [(1, 200.0)]
+    assert journal.next_id == 4
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+def test_a_file_of_a_newer_version_is_refused_and_not_touched(path: Path) -> None:
+    reopened(path).close()
+    raw = sqlite3.connect(path)
+    raw.execute("UPDATE vigiloconn_meta SET value = '99' WHERE key = 'schema'")
+    raw.commit()
+    raw.close()
+    before = path.read_bytes()
+    with pytest.raises(StartError, match=r"newer version .*schema 99"):
+        DbRetry(path).open()
+    assert path.read_bytes() == before
+
+
+def test_a_table_with_other_columns_is_refused_and_not_touched(path: Path) -> None:
+    with sqlite3.connect(path) as raw:
+        raw.execute("CREATE TABLE tobus (id INTEGER PRIMARY KEY, line TEXT, day INTEGER)")
+    raw.close()
+    before = path.read_bytes()
+    with pytest.raises(StartError, match="columns id, line, day, expected id"):
+        DbRetry(path).open()
+    assert path.read_bytes() == before
+
+
+def test_another_table_name_is_used_and_a_bad_one_is_refused(path: Path) -> None:
+    journal = reopened(path, table="order")  # a keyword is a name too
+    append(journal, 1)
+    assert ids(journal) == [1]
+    journal.close()
+    for bad in ("a b", 'a"; DROP TABLE x', "", "1st", "sqlite_x", "vigiloconn_meta", "tobus\n"):
+        with pytest.raises(SettingsError, match="backup_table"):
+            DbRetry(path, table=bad)
+
+
+def test_a_journal_in_memory_works_and_says_that_it_is_volatile() -> None:
+    journal = DbRetry(":memory:")
+    assert journal.open().volatile
+    records = append(journal, 2)
+    journal.apply(Changes(discard_upto=records[0].id))
+    assert ids(journal) == [records[1].id]
+    journal.close()
+    assert not Path(":memory:.lock").exists()
+
+
+# Owners and places.
+
+
+def test_a_second_process_is_refused_with_the_owners_pid(journal: DbRetry) -> None:
+    script = "import sys; from vigiloconn.store import DbRetry; DbRetry(sys.argv[1]).open()"
+    child = subprocess.run(
+        [sys.executable, "-c", script, journal.path], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert child.returncode != 0
+    assert f"held by another process (pid {os.getpid()})" in child.stderr
+    append(journal, 1)
+
+
+def test_a_refused_second_owner_leaves_the_lock_with_the_first_which_frees_it_on_close(path: Path) -> None:
+    first = reopened(path)
+    link = path.with_name("other-name.sqlite")
+    link.symlink_to(path)
+    for name in (path, link):
+        with pytest.raises(StartError, match="held by another process"):
+            DbRetry(name).open()
+    append(first, 1)
+    first.close()
+    reopened(path).close()
+
+
+def test_readers_are_allowed_while_the_journal_is_in_use(journal: DbRetry) -> None:
+    append(journal, 2)
+    reader = sqlite3.connect(journal.path)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM tobus").fetchone() == (2,)
+    append(journal, 2)
+    reader.close()
+
+
+def test_a_foreign_writer_makes_apply_say_try_later_and_costs_no_reserve(journal: DbRetry) -> None:
+    records = append(journal, 2)
+    foreign = sqlite3.connect(journal.path, isolation_level=None)
+    foreign.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalFull, match="locked"):
+        journal.apply(Changes(discard_upto=records[-1].id))
+    foreign.close()
+    assert Path(f"{journal.path}.reserve").exists()
+    journal.apply(Changes(discard_upto=records[-1].id))
+    assert journal.rows == 0
+
+
+def test_a_missing_directory_or_a_directory_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"directory .*nowhere does not exist: create it"):
+        DbRetry(tmp_path / "nowhere" / "backup.sqlite").open()
+    with pytest.raises(StartError, match="expected a file"):
+        DbRetry(tmp_path).open()
+
+
+@needs_root
+def test_a_read_only_file_system_is_refused_with_the_directorys_name(small_disk: Path) -> None:
+    path = small_disk / "backup.sqlite"
+    reopened(path).close()
+    before = sorted(small_disk.iterdir())
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StartError, match=f"{small_disk} is not writable.*read-only"):
+        DbRetry(path).open()
+    assert sorted(small_disk.iterdir()) == before
+
+
+# Damage.
+
+
+def filled(path: Path, count: int = 500) -> bytes:
+    journal = reopened(path)
+    append(journal, count, size=200)
+    journal.close()
+    return path.read_bytes()
+
+
+def header_gone(data: bytes) -> bytes:
+    return b"\0" * 100 + data[100:]
+
+
+def page_gone(data: bytes) -> bytes:
+    # Every leaf of every table and index: type bytes 13 and 10 at the start of a page.
+    pages = [data[i : i + 4096] for i in range(0, len(data), 4096)]
+    return b"".join(b"\xff" * 4096 if page[0] in (10, 13) and i > 0 else page for i, page in enumerate(pages))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        header_gone,
+        page_gone,
+        lambda data: data[: len(data) // 2],
+        lambda data: data[: len(data) // 2 + 77],
+        lambda data: data[:50],
+        lambda data: b"not a database at all\n" * 1000,
+        lambda data: b"xy",
+    ],
+    ids=["header", "page", "half", "half-odd", "stub", "garbage", "two-bytes"],
+)
+def test_a_damaged_file_is_set_aside_as_it_was_and_a_fresh_one_begun(path: Path, damage: object) -> None:
+    damaged = damage(filled(path))  # type: ignore[operator]
+    path.write_bytes(damaged)
+    journal = DbRetry(path)
+    report = journal.open()
+    assert report.set_aside is not None
+    assert report.set_aside.name.startswith("backup.sqlite.damaged-")
+    assert report.set_aside.read_bytes() == damaged
+    assert report.problem
+    assert "\n" not in report.problem
+    assert (report.taken_over, journal.rows) == (0, 0)
+    append(journal, 3)
+    journal.close()
+    journal = DbRetry(path)
+    assert journal.open().problem == ""
+    assert journal.rows == 3
+    journal.close()
+
+
+def test_an_empty_file_is_simply_new(path: Path) -> None:
+    path.touch()
+    journal = DbRetry(path)
+    assert journal.open().set_aside is None
+    append(journal, 1)
+    journal.close()
+
+
+def test_setting_aside_overwrites_no_earlier_file_and_takes_the_log_along(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vigiloconn.journalfile.time.strftime", lambda _: "20300101-000000")
+    for text in (b"first", b"second", b"third"):
+        path.write_bytes(text)
+        Path(f"{path}-wal").write_bytes(b"log of " + text)
+        reopened(path).close()
+    names = [f"backup.sqlite.damaged-20300101-000000{suffix}" for suffix in ("", "-2", "-3")]
+    assert [path.with_name(name).read_bytes() for name in names] == [b"first", b"second", b"third"]
+    assert path.with_name(f"{names[0]}-wal").read_bytes() == b"log of first"
+
+
+def test_an_empty_file_whose_log_is_not_is_set_aside(path: Path) -> None:
+    path.touch()
+    Path(f"{path}-wal").write_bytes(b"unread")
+    journal = DbRetry(path)
+    report = journal.open()
+    assert report.set_aside is not None
+    assert Path(f"{report.set_aside}-wal").read_bytes() == b"unread"
+    journal.close()
+
+
+def test_damage_found_while_running_is_told_and_a_fresh_start_keeps_ids_ascending(path: Path) -> None:
+    filled(path, 10_000)  # more than the page cache holds
+    journal = reopened(path)
+    name, next_id = journal.uuid, journal.next_id
+    path.write_bytes(page_gone(path.read_bytes()))
+    with pytest.raises(JournalDamaged):
+        ids(journal)
+    with pytest.raises(JournalDamaged):
+        journal.apply(Changes(discard_upto=9000))
+    aside = journal.start_afresh("a page is gone")
+    assert aside.exists()
+    assert aside.read_bytes()[:16] == b"SQLite format 3\0"
+    assert journal.uuid != name
+    assert journal.next_id == next_id
+    assert (journal.rows, journal.size_bytes) == (0, 0)
+    records = append(journal, 2)
+    assert ids(journal) == [r.id for r in records]
+    with pytest.raises(StartError, match="held by another"):
+        DbRetry(path).open()
+    journal.close()
+    assert Path(f"{path}.lock").exists()
+
+
+def test_a_file_that_was_deleted_under_the_journal_is_damage(journal: DbRetry) -> None:
+    append(journal, 1)
+    os.unlink(journal.path)
+    with pytest.raises(JournalDamaged):
+        append(journal, 1)
+    journal.start_afresh("deleted")
+    append(journal, 1)
+    assert journal.rows == 1
+
+
+# Full disks.
+
+
+def fill_disk(disk: Path) -> Path:
+    """Leave not one block free."""
+    ballast = disk / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError:
+            pass  # full, as wanted
+    return ballast
+
+
+def fill_journal(journal: DbRetry) -> list[Record]:
+    accepted: list[Record] = []
+    for _ in range(1000):
+        try:
+            accepted += append(journal, 100, size=300)
+        except JournalFull:
+            return accepted
+    raise AssertionError("a disk of 3 MiB took 30 MB")
+
+
+@needs_root
+def test_on_a_full_disk_an_append_is_refused_whole_and_discards_go_on(small_disk: Path) -> None:
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=256 * 1024)
+    accepted = fill_journal(journal)
+    ballast = fill_disk(small_disk)
+    assert ids(journal) == [r.id for r in accepted]
+    assert_totals_are_exact(journal)
+    for record in accepted[99::100]:
+        journal.apply(Changes(discard_upto=record.id))
+    assert (journal.rows, journal.size_bytes) == (0, 0)
+    ballast.unlink()
+    append(journal, 1)
+    journal.close()
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=256 * 1024)
+    assert journal.rows == 1
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+@needs_root
+def test_the_reserve_lets_a_full_disk_discard_hold_and_park_and_comes_back_with_room(small_disk: Path) -> None:
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=512 * 1024)
+    reserve = small_disk / "backup.sqlite.reserve"
+    accepted = append(journal, 3000, size=100)
+    raw = sqlite3.connect(journal.path)
+    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    raw.close()
+    ballast = fill_disk(small_disk)
+    with pytest.raises(JournalFull):
+        append(journal, 1)
+    assert reserve.exists()  # a new message is not worth the reserve
+    journal.apply(
+        Changes(
+            holds=[("gone", r) for r in accepted[:300]],
+            parks=[("lost", r, "nobody") for r in accepted[300:400]],
+            discard_upto=accepted[-2].id,
+            held_discard_upto={"gone": accepted[9].id},
+        )
+    )
+    assert not reserve.exists()
+    assert ids(journal) == [accepted[-1].id]
+    assert held_ids(journal, "gone") == [r.id for r in accepted[10:300]]
+    assert journal.parked_rows == 100
+    assert_totals_are_exact(journal)
+    ballast.unlink()
+    append(journal, 1)
+    assert reserve.stat().st_blocks * 512 >= 512 * 1024
+    journal.close()
+
+
+@needs_root
+def test_a_discard_larger_than_the_reserve_is_done_in_steps(small_disk: Path) -> None:
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=64 * 1024)
+    accepted = append(journal, 2000, size=300)
+    others = take(journal, 600, size=100)
+    journal.apply(Changes(appends=others, holds=[("gone", r) for r in others]))
+    raw = sqlite3.connect(journal.path)
+    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    raw.close()
+    fill_disk(small_disk)
+    journal.apply(Changes(discard_upto=accepted[-1].id, held_discard_upto={"gone": others[-2].id}))
+    assert (journal.rows, ids(journal), held_ids(journal, "gone")) == (1, [], [others[-1].id])
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+@needs_root
+def test_with_the_reserve_spent_new_messages_do_not_eat_what_the_next_discard_needs(small_disk: Path) -> None:
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=512 * 1024)
+    accepted = append(journal, 2000, size=100)
+    raw = sqlite3.connect(journal.path)
+    raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    raw.close()
+    fill_disk(small_disk)
+    journal.apply(Changes(discard_upto=accepted[999].id))
+    again = fill_journal(journal)  # what fits into the emptied pages
+    assert len(again) > 200
+    waiting = accepted[1000:] + again
+    for record in waiting[49::50]:
+        journal.apply(Changes(discard_upto=record.id))
+    assert journal.rows == 0
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+@needs_root
+def test_a_start_on_a_full_disk_gives_up_the_reserve_or_goes_on_without(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = small_disk / "backup.sqlite"
+    journal = reopened(path, reserve_bytes=256 * 1024)
+    accepted = append(journal, 100)
+    journal.close()
+    fill_disk(small_disk)
+    journal = reopened(path, reserve_bytes=256 * 1024)
+    assert "no room for a reserve of 262144 bytes" in caplog.text
+    journal.apply(Changes(discard_upto=accepted[49].id))
+    assert ids(journal) == [r.id for r in accepted[50:]]
+    journal.close()
+
+
+@needs_root
+def test_a_start_on_a_disk_without_any_room_says_so(small_disk: Path) -> None:
+    fill_disk(small_disk)
+    with pytest.raises(StartError, match="full"):
+        DbRetry(small_disk / "backup.sqlite").open()

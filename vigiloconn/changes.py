@@ -1,0 +1,90 @@
+"""What goes into a journal and comes out of it: one transaction, and the messages read back. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from vigiloconn.interfaces import Record
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Changes:
+    """One transaction: applied in the order of its fields, whole or not at all."""
+
+    appends: Sequence[Record] = ()
+    """Ids ascending and never used before: take them from `DbRetry.next_id`."""
+    holds: Sequence[tuple[str, Record]] = ()
+    """(exchange, record): to the held table, and away from the main table."""
+    parks: Sequence[tuple[str, Record, str]] = ()
+    """(exchange, record, reason): to the parked table, and away from the main and the held table."""
+    discard_upto: int = 0
+    """Every row of the main table with this id or a lower one is finished; 0: none."""
+    held_discard_upto: dict[str, int] = field(default_factory=dict)
+    """The same in the held table, exchange -> id."""
+
+    def parts(self, middle_id: Callable[[int, str | None], int]) -> list[Changes]:
+        """Cut changes without appends in two or more, each true by itself, in order; [] when they can't be cut.
+
+        `middle_id(upto, exchange)` gives the id in the middle of the rows up to `upto`, in the held table with an
+        exchange and in the main table without; 0 when there are fewer than two.
+        """
+        kinds = [Changes(holds=self.holds)] if self.holds else []
+        kinds += [Changes(parks=self.parks)] if self.parks else []
+        kinds += [Changes(discard_upto=self.discard_upto)] if self.discard_upto else []
+        kinds += [Changes(held_discard_upto={exchange: upto}) for exchange, upto in self.held_discard_upto.items()]
+        if len(kinds) != 1:
+            return kinds
+        if self.holds:
+            return [Changes(holds=half) for half in _halves(self.holds)]
+        if self.parks:
+            return [Changes(parks=half) for half in _halves(self.parks)]
+        if self.discard_upto:
+            middle = middle_id(self.discard_upto, None)
+            return [Changes(discard_upto=end) for end in (middle, self.discard_upto) if middle]
+        [(exchange, upto)] = self.held_discard_upto.items()
+        middle = middle_id(upto, exchange)
+        return [Changes(held_discard_upto={exchange: end}) for end in (middle, upto) if middle]
+
+
+@dataclass(frozen=True)
+class OpenReport:
+    """What was found when the journal was opened."""
+
+    set_aside: Path | None
+    """Where the damaged file went."""
+    problem: str
+    """What was wrong with it, in one line; empty when nothing was."""
+    taken_over: int
+    """Rows that were waiting in it."""
+    volatile: bool
+    """True for `:memory:`: what is accepted ends with the process."""
+
+
+class StoredRecord(NamedTuple):
+    """A message read back."""
+
+    id: int
+    body: bytes
+    accepted_at: float
+    """UNIX seconds; up to a second early, since times are kept for ranges of ids."""
+
+
+class ParkedRecord(NamedTuple):
+    """A message that was set apart, with its reason."""
+
+    id: int
+    exchange: str
+    reason: str
+    body: bytes
+    parked_at: float
+    """UNIX seconds."""
+
+
+def _halves(items: Sequence[T]) -> list[Sequence[T]]:
+    middle = len(items) // 2
+    return [items[:middle], items[middle:]] if middle else []

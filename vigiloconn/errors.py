@@ -1,0 +1,46 @@
+"""The errors of the runtime, typed by what the caller should do about them."""
+
+from __future__ import annotations
+
+
+class VigiloError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+
+class SettingsError(VigiloError):
+    """Raised when a setting is missing, unknown or has a bad value. The operator must change it."""
+
+
+class StartError(VigiloError):
+    """Raised when a part can't begin its work: socket in use, journal locked, directory not writable."""
+
+
+class BusDown(VigiloError):
+    """Raised when the broker can't be reached or the connection was lost. Try again."""
+
+
+class BusRefused(VigiloError):
+    """Raised when the broker answered and said no. Trying the same thing at once gives the same answer.
+
+    `code` is the AMQP reply code (403, 404, 406, ...), 0 where the refusal had none.
+    """
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class BadMessage(VigiloError):
+    """Raised when a message can't be understood or can't be sent, now or ever. Park it or count it."""
+
+
+class JournalFull(VigiloError):
+    """Raised when the disk has no room for the journal. What could not be written was not accepted."""
+
+
+class JournalDamaged(VigiloError):
+    """Raised when the journal's file can't be read any more. It must be set aside."""
+
+
+class PipeClosed(VigiloError):
+    """Raised when nobody reads the command pipe. Open it again later."""

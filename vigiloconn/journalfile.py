@@ -1,0 +1,226 @@
+"""The files around a journal: its owner's lock, its reserve, the damaged one set aside.
+
+Knows paths, disks and what SQLite's error codes mean for them; nothing of rows and tables.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from peewee import PeeweeException
+
+from vigiloconn.errors import JournalDamaged, JournalFull, StartError, VigiloError
+
+log = logging.getLogger(__name__)
+
+#: What SQLite keeps beside a database; a file that is set aside takes these along.
+COMPANIONS = ("-wal", "-shm", "-journal")
+#: With less than this left on the disk, an I/O error while writing means that the disk is full.
+_NEARLY_NOTHING_BYTES = 64 * 1024
+
+_DAMAGE_CODES = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_READ,
+        sqlite3.SQLITE_IOERR_SHORT_READ,
+        # The file was moved or deleted while it was open: what is written now could never be found again.
+        sqlite3.SQLITE_READONLY_DBMOVED,
+    }
+)
+_DAMAGE_PRIMARY_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNWRITABLE_PRIMARY_CODES = frozenset(
+    {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PERM,
+    }
+)
+
+
+class NoRoom(JournalFull):
+    """Raised when it is the disk that has no room; giving something up may help."""
+
+
+def sqlite_error(exc: BaseException) -> sqlite3.Error | None:
+    """Return the driver's own error behind `exc`: itself, or what peewee wrapped."""
+    if isinstance(exc, sqlite3.Error):
+        return exc
+    cause = exc.__cause__ or exc.__context__
+    return cause if isinstance(exc, PeeweeException) and isinstance(cause, sqlite3.Error) else None
+
+
+def translate(exc: BaseException, path: Path) -> VigiloError | None:
+    """Return what a SQLite error means for the journal at `path`; None for a mistake in the program.
+
+    A file that can't be written for another reason than room (locked by a foreign writer, mounted read-only
+    meanwhile) is `JournalFull` too: the caller's answer, keep and try again later, is the same.
+    """
+    error = sqlite_error(exc)
+    if error is None:
+        return None
+    code = getattr(error, "sqlite_errorcode", 0)
+    primary = code & 0xFF
+    text = str(error)
+    if code in _DAMAGE_CODES or primary in _DAMAGE_PRIMARY_CODES or text.startswith("no such table"):
+        return JournalDamaged(f"journal {path}: can't be read any more: {text}")
+    if primary == sqlite3.SQLITE_FULL:
+        return NoRoom(f"journal {path}: the disk is full: {text}; make room on it")
+    if primary in _UNWRITABLE_PRIMARY_CODES:
+        if primary == sqlite3.SQLITE_IOERR and free_bytes(path.parent) < _NEARLY_NOTHING_BYTES:
+            return NoRoom(f"journal {path}: the disk is full: {text}; make room on it")
+        return JournalFull(f"journal {path}: can't be written now: {text}")
+    return None
+
+
+def free_bytes(directory: Path) -> int:
+    """Return the bytes that this user may still write below `directory`."""
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
+
+
+def inode_and_size(path: Path) -> tuple[tuple[int, int], int]:
+    """Return which file is found at `path`, as device and inode, and its bytes; zeros when there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return (0, 0), 0
+    return (found.st_dev, found.st_ino), found.st_size
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no journal can be kept. Raises `StartError` that says what to do."""
+    directory = path.parent
+    if not directory.is_dir():
+        raise StartError(
+            f"journal {path}: directory {directory} does not exist: create it for the connector's user, "
+            "or name another file in backup_file"
+        )
+    if path.exists() and not path.is_file():
+        raise StartError(f"journal {path}: expected a file, found something else: name a file in backup_file")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise StartError(
+            f"journal {path}: directory {directory} is not writable for user id {os.geteuid()} (SQLite makes files "
+            "in it): check its owner and mode and that it is not mounted read-only, or name another file in "
+            "backup_file"
+        )
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise StartError(
+            f"journal {path}: not readable and writable for user id {os.geteuid()}: check its owner and mode"
+        )
+
+
+class OwnerLock:
+    """Says which process owns a journal. The file stays behind, only the lock on it counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire(self) -> None:
+        """Take the lock or raise `StartError`, which names the owner."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as exc:
+            raise StartError(f"journal lock {self.path}: {exc.strerror}: check its owner and mode") from exc
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            if exc.errno not in (errno.EAGAIN, errno.EACCES):
+                raise StartError(f"journal lock {self.path}: can't be locked here: {exc.strerror}") from exc
+            raise StartError(
+                f"journal lock {self.path}: held by another process (pid {owner}): stop it, or name another file "
+                "in backup_file"
+            ) from exc
+        self._fd = fd
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        except OSError:
+            # The number is for people only, and a full disk must not keep the connector from starting.
+            log.debug("journal lock %s: could not note the pid", self.path, exc_info=True)
+
+    def release(self) -> None:
+        """Let go of the lock. Harmless when it is not held."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Reserve:
+    """Room on the disk that is kept for the moment when there is none."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self.size_bytes = size_bytes
+        self.is_missing = size_bytes > 0
+        self.is_spent = False
+        """True from `give_up` until there is a reserve again."""
+
+    def keep(self) -> bool:
+        """Make the reserve, or find it made. Returns False, and leaves nothing, when the disk has too little room.
+
+        Wants twice its size to be free: a reserve that itself fills the disk would help nobody.
+        """
+        if self.size_bytes <= 0:
+            return True
+        try:
+            if not self._is_allocated():
+                if free_bytes(self.path.parent) < 2 * self.size_bytes:
+                    return False
+                self._allocate()
+        except OSError as exc:
+            log.debug("journal reserve %s: %s", self.path, exc)
+            self.path.unlink(missing_ok=True)
+            return False
+        self.is_missing = self.is_spent = False
+        return True
+
+    def give_up(self) -> None:
+        """Return the room to the disk."""
+        if self.size_bytes > 0:
+            self.path.unlink(missing_ok=True)
+            self.is_missing = self.is_spent = True
+
+    def _is_allocated(self) -> bool:
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return found.st_size == self.size_bytes and found.st_blocks * 512 >= self.size_bytes
+
+    def _allocate(self) -> None:
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, self.size_bytes)
+        finally:
+            os.close(fd)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a journal with its companions to a dated name and return that name. Overwrites nothing.
+
+    Do it before closing the connection: SQLite, on closing, folds the log only into a file that is still in its
+    place, so what was found is kept as it was found.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    target = path.with_name(f"{path.name}.damaged-{stamp}")
+    attempt = 1
+    while any(os.path.lexists(f"{target}{suffix}") for suffix in ("", *COMPANIONS)):
+        attempt += 1
+        target = path.with_name(f"{path.name}.damaged-{stamp}-{attempt}")
+    for suffix in ("", *COMPANIONS):
+        try:
+            os.rename(f"{path}{suffix}", f"{target}{suffix}")
+        except FileNotFoundError:
+            pass  # companions come and go; the file itself may be what somebody deleted
+    return target

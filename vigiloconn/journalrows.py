@@ -1,0 +1,361 @@
+"""The journal's tables and the statements on them. Knows rows, ids and totals; no files, no transactions.
+
+Every method that writes must run inside a transaction that the caller began, with a copy of the totals that the
+caller keeps only if it commits.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast
+
+from peewee import FloatField, IntegerField, Model, SqliteDatabase, TextField
+
+from vigiloconn.changes import ParkedRecord, StoredRecord
+from vigiloconn.interfaces import Record
+
+PREFIX = "vigiloconn_"
+#: Rows that one statement names.
+_CHUNK_ROWS = 500
+#: Acceptance times are kept per range of ids; two ranges are never closer than this.
+_RANGE_S = 1.0
+_NO_CAP_PAGES = 0xFFFFFFFE
+
+_META, _ACCEPTED, _HELD, _PARKED = (PREFIX + name for name in ("meta", "accepted", "held", "parked"))
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Counts:
+    """Gauges that change with a transaction, or not at all."""
+
+    rows: int = 0
+    size_bytes: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+    parked_rows: int = 0
+    parked_dropped: int = 0
+    range_began: float = float("-inf")
+    """Acceptance time of the newest range."""
+
+    def copy(self) -> Counts:
+        return replace(self, held=dict(self.held))
+
+    def add_held(self, exchange: str, rows: int) -> None:
+        left = self.held.get(exchange, 0) + rows
+        if left:
+            self.held[exchange] = left
+        else:
+            self.held.pop(exchange, None)
+
+
+class _PlainId(IntegerField):
+    """`INTEGER PRIMARY KEY` and not a word more, as the Twisted connectors declare it."""
+
+    def __init__(self) -> None:
+        super().__init__(primary_key=True, null=True)
+
+
+class _Txt(TextField):
+    field_type = "TXT"
+
+
+def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
+    """Return the schema as model classes bound to this database and no other."""
+
+    class Main(Model):
+        id = _PlainId()
+        msg = _Txt(null=True)
+
+    class Meta(Model):
+        key = TextField(primary_key=True)
+        value = TextField()
+
+    class Accepted(Model):
+        first_id = _PlainId()
+        accepted_at = FloatField()
+
+    class Held(Model):
+        id = _PlainId()
+        # The rowid ends every index entry: this one finds the oldest of an exchange without sorting.
+        exchange = TextField(index=True)
+        msg = TextField()
+        accepted_at = FloatField()
+
+    class Parked(Model):
+        # The order of parking: by id, an old message that is parked late would be dropped at once.
+        seq = _PlainId()
+        id = IntegerField(unique=True)
+        exchange = TextField()
+        reason = TextField()
+        msg = TextField()
+        parked_at = FloatField()
+
+    models: list[type[Model]] = [Main, Meta, Accepted, Held, Parked]
+    for model in models:
+        model._meta.set_database(database)
+        name = table if model is Main else PREFIX + model.__name__.lower()
+        model._meta.set_table_name(name)
+    return models
+
+
+class JournalRows:
+    """The tables of one journal, in a database that is opened and closed by somebody else."""
+
+    def __init__(self, database: SqliteDatabase, table: str) -> None:
+        self.main = f'"{table}"'
+        self._database = database
+        self._models = _models(database, table)
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The driver's own connection: what is hot goes past peewee's query builder."""
+        return cast(sqlite3.Connection, self._database.connection())  # type: ignore[no-untyped-call]
+
+    def create(self) -> None:
+        """Make the tables that are missing."""
+        self._database.create_tables(self._models)
+
+    def read_meta(self) -> dict[str, str]:
+        """Return what the file says about itself: uuid, schema, counter of ids, totals."""
+        return dict(self.connection.execute(f"SELECT key, value FROM {_META}"))
+
+    def schema_version(self) -> int:
+        """Return the version of the side tables, 0 when there are none. Needs no transaction."""
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        if not self.connection.execute(sql, (_META,)).fetchone():
+            return 0
+        found = self.connection.execute(f"SELECT CAST(value AS INTEGER) FROM {_META} WHERE key = 'schema'").fetchone()
+        return found[0] if found else 0
+
+    def columns(self) -> list[tuple[str, int]]:
+        """Return names of the main table's columns with their place in the primary key, [] without the table."""
+        return [(row[1], row[5]) for row in self.connection.execute(f"PRAGMA table_info({self.main})")]
+
+    def highest_side_id(self) -> int:
+        """Return the highest id among the held and parked messages, 0 when there are none."""
+        sql = (
+            f"SELECT max(coalesce((SELECT max(id) FROM {_HELD}), 0), coalesce((SELECT max(id) FROM {_PARKED}), 0))"
+        )
+        highest: int = self.connection.execute(sql).fetchone()[0]
+        return highest
+
+    def forget_times(self, counts: Counts, first_id: int, accepted_at: float) -> None:
+        """Let everything from `first_id` on count as accepted at this time."""
+        self.connection.execute(f"DELETE FROM {_ACCEPTED}")
+        if first_id:
+            self.connection.execute(f"INSERT INTO {_ACCEPTED} VALUES (?, ?)", (first_id, accepted_at))
+        counts.range_began = accepted_at if first_id else float("-inf")
+
+    def peek(self, after_id: int, limit: int, max_bytes: int, unknown_at: float) -> list[StoredRecord]:
+        """Read a page of the main table; `unknown_at` stands in for a time that is not known."""
+        sql = f"SELECT id, CAST(msg AS BLOB) FROM {self.main} WHERE id > ? ORDER BY id LIMIT ?"
+        found = _upto(self.connection.execute(sql, (after_id, limit)), max_bytes)
+        if not found:
+            return []
+        ranges = self.connection.execute(
+            f"SELECT first_id, accepted_at FROM {_ACCEPTED} WHERE first_id <= ?2 AND first_id >= "
+            f"coalesce((SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?1), ?1) ORDER BY first_id",
+            (found[0][0], found[-1][0]),
+        ).fetchall()
+        records, at, accepted_at = [], 0, unknown_at
+        for row_id, body in found:
+            while at < len(ranges) and ranges[at][0] <= row_id:
+                accepted_at = ranges[at][1]
+                at += 1
+            records.append(StoredRecord(row_id, body or b"", accepted_at))
+        return records
+
+    def peek_held(self, exchange: str, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
+        """Read a page of what is held for `exchange`."""
+        sql = (
+            f"SELECT id, CAST(msg AS BLOB), accepted_at FROM {_HELD} WHERE exchange = ? AND id > ? "
+            "ORDER BY id LIMIT ?"
+        )
+        found = _upto(self.connection.execute(sql, (exchange, after_id, limit)), max_bytes)
+        return [StoredRecord(*row) for row in found]
+
+    def parked(self, limit: int) -> list[ParkedRecord]:
+        """Read the messages that were parked first."""
+        sql = f"SELECT id, exchange, reason, CAST(msg AS BLOB), parked_at FROM {_PARKED} ORDER BY seq LIMIT ?"
+        return [ParkedRecord(*row) for row in self.connection.execute(sql, (limit,))]
+
+    def middle_id(self, upto: int, exchange: str | None = None) -> int:
+        """Return the id in the middle of the rows up to `upto`, held ones with `exchange`; 0 for a row or none."""
+        table, where, values = self.main, "id <= ?", (upto,)  # type: tuple[str, str, tuple[int | str, ...]]
+        if exchange is not None:
+            table, where, values = _HELD, "id <= ? AND exchange = ?", (upto, exchange)
+        rows = self.connection.execute(f"SELECT count(*) FROM {table} WHERE {where}", values).fetchone()[0]
+        if rows < 2:
+            return 0
+        sql = f"SELECT id FROM {table} WHERE {where} ORDER BY id LIMIT 1 OFFSET {rows // 2 - 1}"
+        middle: int = self.connection.execute(sql, values).fetchone()[0]
+        return middle
+
+    def size_bytes_in_pages(self) -> int:
+        """Return the size of the database: what the file has once the log is folded into it."""
+        pages: int = self.connection.execute("PRAGMA page_count").fetchone()[0]
+        page_bytes: int = self.connection.execute("PRAGMA page_size").fetchone()[0]
+        return pages * page_bytes
+
+    def count(self, meta: Mapping[str, str], is_foreign: bool) -> Counts:
+        """Read the totals, or count them where the file's are not to be trusted."""
+        counts = Counts()
+        counts.held = dict(self.connection.execute(f"SELECT exchange, count(*) FROM {_HELD} GROUP BY exchange"))
+        counts.parked_rows = self.connection.execute(f"SELECT count(*) FROM {_PARKED}").fetchone()[0]
+        if is_foreign:
+            for table in (self.main, _HELD):
+                rows, size_bytes = _measure(self.connection, table, "1")
+                counts.rows += rows
+                counts.size_bytes += size_bytes
+        else:
+            counts.rows, counts.size_bytes = int(meta["rows"]), int(meta["size_bytes"])
+        newest = f"SELECT accepted_at FROM {_ACCEPTED} ORDER BY first_id DESC LIMIT 1"
+        for (accepted_at,) in self.connection.execute(newest):
+            counts.range_began = accepted_at
+        return counts
+
+    def append(self, counts: Counts, records: Sequence[Record], *, may_grow: bool = True) -> None:
+        """Add accepted messages. Without `may_grow` only pages that discards have emptied are filled."""
+        if not may_grow:
+            pages = self.connection.execute("PRAGMA page_count").fetchone()[0]
+            self.connection.execute(f"PRAGMA max_page_count = {pages}")
+        try:
+            self.connection.executemany(
+                f"INSERT INTO {self.main} (id, msg) VALUES (?, CAST(? AS TEXT))",
+                [(record.id, record.body) for record in records],
+            )
+        finally:
+            if not may_grow:
+                self.connection.execute(f"PRAGMA max_page_count = {_NO_CAP_PAGES}")
+        counts.rows += len(records)
+        counts.size_bytes += sum(len(record.body) for record in records)
+        began = records[0].accepted_at
+        if not 0.0 <= began - counts.range_began < _RANGE_S:
+            self.connection.execute(f"INSERT INTO {_ACCEPTED} VALUES (?, ?)", (records[0].id, began))
+            counts.range_began = began
+
+    def hold(self, counts: Counts, holds: Sequence[tuple[str, Record]]) -> None:
+        """Move messages to the held table. Those that are held already stay as they are."""
+        for chunk in _portions(holds):
+            fresh = {record.id: (exchange, record) for exchange, record in chunk}
+            where = f"id IN ({_marks(fresh)})"
+            # A hold may come again after an error: it must not be counted twice.
+            for (known,) in self.connection.execute(f"SELECT id FROM {_HELD} WHERE {where}", tuple(fresh)).fetchall():
+                del fresh[known]
+            self.connection.executemany(
+                f"INSERT INTO {_HELD} (id, exchange, msg, accepted_at) VALUES (?, ?, CAST(? AS TEXT), ?)",
+                [(record.id, exchange, record.body, record.accepted_at) for exchange, record in fresh.values()],
+            )
+            for exchange, record in fresh.values():
+                counts.rows += 1
+                counts.size_bytes += len(record.body)
+                counts.add_held(exchange, 1)
+            self._delete_ids(counts, self.main, [record.id for _, record in chunk])
+
+    def park(
+        self, counts: Counts, parks: Sequence[tuple[str, Record, str]], parked_at: float, parked_max: int
+    ) -> None:
+        """Move messages to the parked table, which keeps the newest `parked_max`."""
+        for chunk in _portions(parks):
+            added = self.connection.executemany(
+                f"INSERT OR IGNORE INTO {_PARKED} (id, exchange, reason, msg, parked_at) "
+                "VALUES (?, ?, ?, CAST(? AS TEXT), ?)",
+                [(record.id, exchange, reason, record.body, parked_at) for exchange, record, reason in chunk],
+            )
+            counts.parked_rows += added.rowcount
+            ids = [record.id for _, record, _ in chunk]
+            self._delete_ids(counts, self.main, ids)
+            by_exchange = self.connection.execute(
+                f"SELECT exchange, count(*) FROM {_HELD} WHERE id IN ({_marks(ids)}) GROUP BY exchange", ids
+            ).fetchall()
+            for exchange, rows in by_exchange:
+                counts.add_held(exchange, -rows)
+            if by_exchange:
+                self._delete_ids(counts, _HELD, ids)
+        excess = counts.parked_rows - parked_max
+        if parks and excess > 0:
+            self.connection.execute(
+                f"DELETE FROM {_PARKED} WHERE seq IN (SELECT seq FROM {_PARKED} ORDER BY seq LIMIT ?)", (excess,)
+            )
+            counts.parked_rows -= excess
+            counts.parked_dropped += excess
+
+    def discard(self, counts: Counts, upto: int) -> None:
+        """Delete the messages of the main table up to this id."""
+        self._delete(counts, self.main, "id <= ?", (upto,))
+        # The range that the next id falls into stays, and with it the newest one.
+        self.connection.execute(
+            f"DELETE FROM {_ACCEPTED} WHERE first_id < "
+            f"(SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?)",
+            (upto + 1,),
+        )
+
+    def discard_held(self, counts: Counts, exchange: str, upto: int) -> None:
+        """Delete the messages that are held for `exchange`, up to this id."""
+        rows = self._delete(counts, _HELD, "exchange = ? AND id <= ?", (exchange, upto))
+        counts.add_held(exchange, -rows)
+
+    def _delete_ids(self, counts: Counts, table: str, ids: Sequence[int]) -> None:
+        self._delete(counts, table, f"id IN ({_marks(ids)})", tuple(ids))
+
+    def _delete(self, counts: Counts, table: str, where: str, values: tuple[int | str, ...]) -> int:
+        """Delete rows, count them off and return their number."""
+        rows, size_bytes = _measure(self.connection, table, where, values)
+        if rows:
+            self.connection.execute(f"DELETE FROM {table} WHERE {where}", values)
+            counts.rows -= rows
+            counts.size_bytes -= size_bytes
+        return rows
+
+    def bounds(self) -> tuple[int, int]:
+        """Return the lowest and the highest id in the main table, zeros when it is empty."""
+        # Two subqueries: min and max in one query would read the whole table.
+        sql = f"SELECT (SELECT min(id) FROM {self.main}), (SELECT max(id) FROM {self.main})"
+        first_id, last_id = self.connection.execute(sql).fetchone()
+        return first_id or 0, last_id or 0
+
+    def save(self, counts: Counts, used_id: int, fixed: Mapping[str, int | str]) -> None:
+        """Write the totals into the same transaction: after a `kill -9` nothing has to be counted."""
+        first_id, last_id = self.bounds()
+        totals = {"rows": counts.rows, "size_bytes": counts.size_bytes, "last_used_id": used_id}
+        self.write_meta({**fixed, **totals, "first_id": first_id, "last_id": last_id})
+
+    def write_meta(self, values: Mapping[str, int | str]) -> None:
+        """Set values of the file itself."""
+        self.connection.executemany(f"INSERT OR REPLACE INTO {_META} (key, value) VALUES (?, ?)", values.items())
+
+
+def _measure(
+    connection: sqlite3.Connection, table: str, where: str, values: tuple[int | str, ...] = ()
+) -> tuple[int, int]:
+    """Return number and bytes of the rows that match."""
+    sql = f"SELECT count(*), coalesce(sum(length(CAST(msg AS BLOB))), 0) FROM {table} WHERE {where}"
+    rows, size_bytes = connection.execute(sql, values).fetchone()
+    return rows, size_bytes
+
+
+def _upto(cursor: sqlite3.Cursor, max_bytes: int) -> list[Any]:
+    """Read rows until their bodies, the second column, would exceed `max_bytes`; at least one if there is one."""
+    found: list[Any] = []
+    size_bytes = 0
+    for row in cursor:
+        size_bytes += len(row[1] or b"")
+        if found and size_bytes > max_bytes:
+            break
+        found.append(row)
+    # A statement that is not read to its end keeps the log from being emptied.
+    cursor.close()
+    return found
+
+
+def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut `items` into what one statement can name."""
+    for start in range(0, len(items), _CHUNK_ROWS):
+        yield items[start : start + _CHUNK_ROWS]
+
+
+def _marks(values: Iterable[object]) -> str:
+    return ",".join("?" for _ in values)

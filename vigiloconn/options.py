@@ -1,0 +1,369 @@
+"""`settings.ini` to frozen, checked settings. Knows files and sections; what a key means stands in the schema."""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from vigiloconn import logsetup, paths, schema
+from vigiloconn.errors import SettingsError
+from vigiloconn.values import (
+    Publication,
+    Secret,
+    Subscription,
+    parse_list,
+    parse_publication,
+    parse_publications,
+    parse_subscriptions,
+)
+
+__all__ = [
+    "BusSettings", "ConnectorSettings", "NagiosSettings", "Publication", "Secret", "Settings", "Subscription",
+    "load_settings", "parse_list", "parse_publications", "parse_settings", "parse_subscriptions",
+]
+
+#: Name of the password in systemd's credentials directory (`LoadCredential=bus-password:...`).
+CREDENTIAL = "bus-password"
+#: No section can have this name, so that `[DEFAULT]` is a section like any other.
+_NO_SECTION = "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BusSettings:
+    """`[bus]`: brokers, account, and how messages travel."""
+
+    hosts: tuple[str, ...]
+    user: str
+    password: Secret
+    vhost: str
+    auth: str
+    use_ssl: bool
+    ca_file: str | None
+    cert_file: str | None
+    key_file: str | None
+    server_name: str | None
+    queue: str | None
+    queue_type: str
+    queue_messages_ttl_s: int
+    subscriptions: tuple[Subscription, ...]
+    prefetch_count: int
+    dead_letter: bool
+    max_redeliveries: int
+    batch_send_perf: int
+    batch_linger_ms: int
+    window: int
+    heartbeat_s: int
+    connect_timeout_s: float
+    confirm_timeout_s: float
+    blocked_timeout_s: float
+    max_reconnect_delay_s: float
+    failback_delay_s: float
+    log_traffic: bool
+
+    @property
+    def default_port(self) -> int:
+        """The port of hosts that name none."""
+        return 5671 if self.use_ssl else 5672
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectorSettings:
+    """`[connector]`: journal, policies, self-monitoring."""
+
+    backup_file: str
+    backup_table: str
+    durability: str
+    synchronous: str
+    journal_max_messages: int
+    journal_max_bytes: int
+    when_full: Mapping[str, str]
+    when_unroutable: Mapping[str, str]
+    max_queue_size: int
+    stop_timeout_s: float
+    hostname: str | None
+    status_service: str | None
+    status_period_s: float
+    self_monitoring_nagios_exchange: str | None
+    self_monitoring_perf_exchange: str | None
+    socket_group: str | None
+    lock_file: str | None
+    timeout_s: float
+
+    def when_full_for(self, kind: str) -> str:
+        """Return `block` or `drop-newest` for messages of type `kind`."""
+        return self.when_full.get(kind, self.when_full["*"])
+
+    def when_unroutable_for(self, kind: str) -> str:
+        """Return `park` or `drop` for messages of type `kind`."""
+        return self.when_unroutable.get(kind, self.when_unroutable["*"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class NagiosSettings:
+    """`[connector-nagios]`: socket and command pipe."""
+
+    listen_unix: str | None
+    nagios_pipe: str | None
+    nagios_config: str | None
+    accepted_commands: tuple[str, ...]
+    group_nagios_commands: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one connector. Its `repr` holds no password."""
+
+    path: Path | None
+    """The file that they were read from; None where there is none."""
+    connector: str
+    instance: int
+    bus: BusSettings
+    conn: ConnectorSettings
+    nagios: NagiosSettings
+    publications: Mapping[str, Publication]
+    logging: Mapping[str, Mapping[str, str]] = field(repr=False)
+    """The sections for `logging.config`, checked; empty where there are none."""
+    own: Mapping[str, str] = field(repr=False)
+    """`[connector-NAME]` as it is written, for connectors other than nagios; its keys are theirs to check."""
+
+    @property
+    def name(self) -> str:
+        """`connector-nagios`, with an instance above 0 `connector-nagios-1`."""
+        return paths.connector_name(self.connector, self.instance)
+
+    @property
+    def service_name(self) -> str:
+        """`vigilo-connector-nagios`, with an instance above 0 `vigilo-connector-nagios-1`."""
+        return f"vigilo-{self.name}"
+
+    def publication(self, kind: str) -> Publication:
+        """Return where messages of type `kind` go: the exchange of the type's own name where nothing is said."""
+        return self.publications.get(kind) or Publication(kind, None)
+
+
+def load_settings(
+    path: str | os.PathLike[str] | None, *, connector: str = "nagios", instance: int = 0
+) -> Settings:
+    """Return the settings of a file; without `path`, of the default file, or the defaults where that is missing.
+
+    A missing password is looked for in systemd's credentials directory. Raises `SettingsError`, one line.
+    """
+    chosen = Path(paths.default_settings(connector, instance) if path is None else path)
+    text: str | None = None
+    try:
+        text = _decode(chosen.read_bytes(), chosen)
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        if path is not None:
+            raise SettingsError(f"{chosen}: can't be read: {exc.strerror}") from exc
+    except OSError as exc:
+        raise SettingsError(f"{chosen}: can't be read: {exc.strerror}") from exc
+    return parse_settings(
+        text or "", None if text is None else chosen, connector=connector, instance=instance,
+        credentials_dir=os.environ.get("CREDENTIALS_DIRECTORY"),
+    )
+
+
+def parse_settings(
+    text: str, path: Path | None = None, *, connector: str = "nagios", instance: int = 0,
+    credentials_dir: str | None = None,
+) -> Settings:
+    """Return the settings that `text` holds. Opens nothing but the files of passwords and certificates it names.
+
+    `path` is what errors call it. Raises `SettingsError`, one line.
+    """
+    reader = _Reader(path, _parse_ini(text, str(path or "defaults")))
+    bus = reader.values("bus")
+    bus["password"] = reader.password(bus, credentials_dir)
+    del bus["password_file"]
+    conn = reader.values("connector", backup_file=paths.default_journal(connector, instance))
+    listen_unix = paths.default_socket(connector, instance)
+    is_nagios = connector == "nagios"
+    nagios = reader.values("connector-nagios" if is_nagios else None, listen_unix=listen_unix)
+    settings = Settings(
+        path=path,
+        connector=connector,
+        instance=instance,
+        bus=BusSettings(**bus),
+        conn=ConnectorSettings(**conn),
+        nagios=NagiosSettings(**nagios),
+        publications=reader.publications(),
+        logging=reader.logging(),
+        own=MappingProxyType({} if is_nagios else reader.section(f"connector-{connector}")),
+    )
+    reader.check_bus(settings.bus)
+    return settings
+
+
+class _Reader:
+    """One parsed file, read section by section; knows its name for the errors."""
+
+    def __init__(self, path: Path | None, ini: configparser.RawConfigParser) -> None:
+        self._source = str(path or "defaults")
+        self._ini = ini
+
+    def section(self, name: str) -> dict[str, str]:
+        """Return key -> text, empty where the section is missing."""
+        return dict(self._ini.items(name)) if self._ini.has_section(name) else {}
+
+    def error(self, section: str, key: str, text: object) -> SettingsError:
+        """Build the error that names the place."""
+        return SettingsError(f"{self._source}: [{section}] {key}: {text}")
+
+    def values(self, section: str | None, **computed: Any) -> dict[str, Any]:
+        """Return attribute -> value of a section of the schema; with None, of `[connector-nagios]` as if empty.
+
+        `computed` gives defaults that depend on the connector.
+        """
+        given = self._given(section) if section else {}
+        result: dict[str, Any] = {}
+        for entry in schema.SECTIONS[section or "connector-nagios"]:
+            key, text = given.get(entry.key, (entry.key, entry.default))
+            if text is None:
+                result[entry.attribute] = computed.get(entry.attribute)
+                continue
+            try:
+                result[entry.attribute] = entry.convert(text)
+            except ValueError as exc:
+                # Without its cause: a traceback must not quote more than we do.
+                raise self.error(section or "", key, f"{exc}{_comment_hint(text)}") from None
+        return result
+
+    def _given(self, section: str) -> dict[str, tuple[str, str]]:
+        """Return the entry's key -> (key as spelled, text) of what the file says, all keys checked."""
+        known = schema.spellings(section)
+        given: dict[str, tuple[str, str]] = {}
+        for key, text in self.section(section).items():
+            entry = known.get(key)
+            if entry is None:
+                raise self._unknown(section, key)
+            if entry.key in given:
+                raise self.error(section, key, f"says the same as {given[entry.key][0]}: keep one of them")
+            self._check_continuation(section, key, text)
+            given[entry.key] = (key, text)
+        return given
+
+    def _unknown(self, section: str, key: str) -> SettingsError:
+        # The first word only: in `password hunter2 = x` the rest is not for a log.
+        word = key.split()[0] if key.split() else key
+        for other in schema.SECTIONS:
+            if other != section and key in schema.spellings(other):
+                return self.error(section, word, f"belongs in [{other}]")
+        nearest = difflib.get_close_matches(word.lower(), schema.spellings(section), n=1, cutoff=0.0)[0]
+        return self.error(section, word, f"unknown key, the nearest known one is {nearest}")
+
+    def _check_continuation(self, section: str, key: str, text: str) -> None:
+        """Refuse a setting that was swallowed by the one above it, before an error can quote it as a value."""
+        known = {key for name in schema.SECTIONS for key in schema.spellings(name)}
+        for line in text.split("\n")[1:]:
+            # A colon alone is no sign: host:port and exchange:key have one too.
+            match = re.match(r"([\w-]+)\s*([=:])", line)
+            if match and (match[2] == "=" or match[1] in known):
+                raise self.error(section, key, f"continued by the indented line {match[1]}: expected it to start "
+                                               "where its line starts")
+
+    def password(self, bus: Mapping[str, Any], credentials_dir: str | None) -> Secret:
+        """Return the password from where it stands: the settings, a file, systemd's credentials."""
+        given = self.section("bus")
+        password: Secret = bus["password"]
+        if bus["password_file"]:
+            if "password" in given:
+                raise self.error("bus", "password_file", "expected it or password, got both")
+            return self._read_secret("password_file", Path(bus["password_file"]))
+        if "password" not in given and credentials_dir:
+            credential = Path(credentials_dir, CREDENTIAL)
+            if credential.exists():
+                return self._read_secret("password", credential)
+        return password
+
+    def _read_secret(self, key: str, path: Path) -> Secret:
+        try:
+            with path.open(encoding="utf-8") as file:
+                return Secret(file.readline().rstrip("\r\n"))
+        except OSError as exc:
+            raise self.error("bus", key, f"{path} can't be read: {exc.strerror}") from exc
+        except UnicodeDecodeError:
+            # Without its cause, which quotes what it could not decode.
+            raise self.error("bus", key, f"{path}: expected UTF-8 text") from None
+
+    def publications(self) -> Mapping[str, Publication]:
+        """Return type -> where its messages go."""
+        result = {}
+        for kind, text in self.section("publications").items():
+            try:
+                result[kind] = parse_publication(text)
+            except ValueError as exc:
+                raise self.error("publications", kind, f"{exc}{_comment_hint(text)}") from None
+        return MappingProxyType(result)
+
+    def logging(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the sections that `logging.config` is to read."""
+        # The stdlib's parser takes these keys in any case.
+        sections = {
+            name: {key.lower(): text for key, text in self.section(name).items()}
+            for name in self._ini.sections() if logsetup.is_logging_section(name)
+        }
+        logsetup.check_sections(sections, self._source)
+        return MappingProxyType({name: MappingProxyType(section) for name, section in sections.items()})
+
+    def check_bus(self, bus: BusSettings) -> None:
+        """Check what keys of `[bus]` mean together, and that the certificates can be read."""
+        if bus.auth == "external":
+            if not bus.use_ssl:
+                raise self.error("bus", "auth", "external needs TLS: expected use_ssl = True")
+            if not bus.cert_file:
+                raise self.error("bus", "auth", "external logs in with a certificate: expected cert_file")
+        else:
+            for key in ("user", "password"):
+                if not getattr(bus, key):
+                    raise self.error("bus", key, f"expected it for auth = {bus.auth}, got nothing")
+        if bus.key_file and not bus.cert_file:
+            raise self.error("bus", "key_file", "is of no use without a certificate: expected cert_file")
+        for key in ("ca_file", "cert_file", "key_file") if bus.use_ssl else ():
+            path = getattr(bus, key)
+            try:
+                if path:
+                    Path(path).read_bytes()
+            except OSError as exc:
+                raise self.error("bus", key, f"{path} can't be read: {exc.strerror}") from exc
+
+
+def _comment_hint(text: str) -> str:
+    return " (a comment needs a line of its own)" if re.search(r"\s[#;]", text) else ""
+
+
+def _decode(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        # Without its cause, which quotes the whole file.
+        raise SettingsError(f"{path}: line {line}: expected UTF-8, got another encoding") from None
+
+
+def _parse_ini(text: str, source: str) -> configparser.RawConfigParser:
+    """Parse the file's form. The parser's own errors quote lines, passwords included: they are not passed on."""
+    ini = configparser.RawConfigParser(
+        comment_prefixes=("#", ";"), inline_comment_prefixes=None, strict=True,
+        empty_lines_in_values=False, default_section=_NO_SECTION,
+    )
+    ini.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
+    try:
+        ini.read_string(text, source)
+    except configparser.DuplicateSectionError as exc:
+        reason = f"line {exc.lineno}: [{exc.section}] stands in the file twice"
+    except configparser.DuplicateOptionError as exc:
+        reason = f"line {exc.lineno}: [{exc.section}] {exc.option.split()[0]}: stands in the section twice"
+    except configparser.MissingSectionHeaderError as exc:
+        reason = f"line {exc.lineno}: expected a [section] before the first setting"
+    except configparser.ParsingError as exc:
+        reason = f"line {exc.errors[0][0]}: expected key = value or [section]"
+    else:
+        return ini
+    raise SettingsError(f"{source}: {reason}")

@@ -1,0 +1,46 @@
+"""Where a connector keeps its files by default. Imports nothing heavy: `send` needs it at every start."""
+
+from __future__ import annotations
+
+from vigiloconn.errors import SettingsError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONFIG_ROOT = "/etc/vigilo"
+STATE_ROOT = "/var/lib/vigilo"
+
+
+def connector_name(connector: str, instance: int = 0) -> str:
+    """Return the NAME of paths and services: `connector-nagios`, with instance 2 `connector-nagios-2`.
+
+    Raises `SettingsError` for a name that can't be a directory's, and for an instance below 0.
+    """
+    if not connector or "/" in connector or "\0" in connector:
+        raise SettingsError(f"connector: expected a name without '/', got {connector!r}")
+    if instance < 0:
+        raise SettingsError(f"--id: expected a whole number, 0 or more, got {instance}")
+    return f"connector-{connector}-{instance}" if instance else f"connector-{connector}"
+
+
+def default_settings(connector: str, instance: int = 0) -> str:
+    """Return the path of the settings file that is read where none is named."""
+    return f"{CONFIG_ROOT}/{connector_name(connector, instance)}/settings.ini"
+
+
+def state_dir(connector: str, instance: int = 0) -> Path:
+    """Return the directory of socket and journal."""
+    from pathlib import Path  # Not above: it alone would double the time that `send` takes to start.
+
+    return Path(STATE_ROOT, connector_name(connector, instance))
+
+
+def default_socket(connector: str, instance: int = 0) -> str:
+    """Return the path of the UNIX socket that Nagios writes to."""
+    return f"{STATE_ROOT}/{connector_name(connector, instance)}/send.sock"
+
+
+def default_journal(connector: str, instance: int = 0) -> str:
+    """Return the path of the journal's file."""
+    return f"{STATE_ROOT}/{connector_name(connector, instance)}/backup.sqlite"

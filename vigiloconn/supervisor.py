@@ -1,0 +1,206 @@
+"""Lives: spawns every greenlet, restarts crashed handlers with back-off, stops them in order.
+
+Knows handlers and time, nothing of buses, sockets or journals.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+from gevent import Greenlet
+from gevent.event import Event
+from gevent.greenlet import Greenlet as _Greenlet
+
+from vigiloconn.errors import StartError
+from vigiloconn.handlers.base import Handler
+
+log = logging.getLogger(__name__)
+
+#: More crashes of one handler than this within the period mean that a restart does not cure it.
+MAX_CRASHES = 5
+CRASH_PERIOD_S = 60.0
+#: Least time that a handler gets to end, also when the budget of the stop is used up.
+_KILL_GRACE_S = 0.2
+
+
+def backoff_delays(
+    first_s: float, max_s: float, jitter: Callable[[], float] = random.random
+) -> Iterator[float]:
+    """Yield delays that double from `first_s` up to `max_s`, each shortened by up to a quarter at random.
+
+    The jitter keeps many hosts that lost the same broker from coming back in the same instant.
+    """
+    delay_s = first_s
+    while True:
+        yield min(delay_s, max_s) * (1.0 - 0.25 * jitter())
+        delay_s = min(delay_s * 2, max_s)
+
+
+class Supervisor:
+    """Runs a connector's handlers and decides what a crash means.
+
+    `clock` gives monotonic seconds and `wait` sleeps for up to that many seconds or until the event
+    is set; tests inject both.
+    """
+
+    def __init__(
+        self,
+        *,
+        stop_timeout_s: float = 5.0,
+        max_crashes: int = MAX_CRASHES,
+        crash_period_s: float = CRASH_PERIOD_S,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[Event, float], Any] = lambda event, seconds: event.wait(seconds),
+    ) -> None:
+        self.stop_timeout_s = stop_timeout_s
+        self.exit_status = 0
+        self.crashes = 0
+        self._max_crashes = max_crashes
+        self._crash_period_s = crash_period_s
+        self._clock = clock
+        self._wait = wait
+        self._handlers: list[Handler] = []
+        self._lives: dict[Handler, Greenlet[..., Any]] = {}
+        self._helpers: dict[Greenlet[..., Any], Handler | None] = {}
+        self._stopping = Event()
+        self._deadline = 0.0
+
+    @property
+    def stopping(self) -> bool:
+        """True once a stop was asked for."""
+        return self._stopping.is_set()
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """The handlers, in the order in which they were added."""
+        return tuple(self._handlers)
+
+    def add(self, handler: Handler) -> None:
+        """Take care of `handler`. They start in the order in which they are added, and stop in the reverse
+        order: add what others depend on first."""
+        handler.supervisor = self
+        self._handlers.append(handler)
+
+    def spawn(
+        self, function: Callable[..., Any], *args: Any, name: str, owner: Handler | None = None
+    ) -> Greenlet[..., Any]:
+        """Run `function` in a greenlet that ends with its owner. If it raises, its owner's life ends too
+        and is begun again under the owner's restart policy."""
+        greenlet: Greenlet[..., Any] = _Greenlet(function, *args)
+        greenlet.name = name
+        self._helpers[greenlet] = owner
+        greenlet.link(self._helper_ended)
+        greenlet.start()
+        return greenlet
+
+    def run(self) -> int:
+        """Start all handlers, wait until `stop()`, stop them in order. Returns the exit status.
+
+        Raises `StartError` when a handler can't begin; those that were started are stopped first.
+        """
+        try:
+            for handler in self._handlers:
+                handler.start_service()
+                self._lives[handler] = self._spawn_life(handler)
+        except StartError:
+            self._stopping.set()
+            self._stop_all()
+            raise
+        self._stopping.wait()
+        self._stop_all()
+        return self.exit_status
+
+    def stop(self, status: int = 0) -> None:
+        """Ask for the orderly stop. Safe to call from a signal handler's greenlet, and more than once;
+        the first status above 0 wins."""
+        if not self._stopping.is_set():
+            self._deadline = self._clock() + self.stop_timeout_s
+        self.exit_status = self.exit_status or status
+        self._stopping.set()
+
+    def remaining_s(self) -> float:
+        """Return the seconds that are left of the stop's budget; the whole budget before a stop."""
+        if not self._stopping.is_set():
+            return self.stop_timeout_s
+        return max(0.0, self._deadline - self._clock())
+
+    def _spawn_life(self, handler: Handler) -> Greenlet[..., Any]:
+        greenlet: Greenlet[..., Any] = _Greenlet(self._live, handler)
+        greenlet.name = handler.name
+        greenlet.start()
+        return greenlet
+
+    def _live(self, handler: Handler) -> None:
+        """Run one life after the other until one ends in order or the stop comes."""
+        crash_times: deque[float] = deque()
+        delays = backoff_delays(0.1, 10.0)
+        while True:
+            try:
+                handler.run()
+                return
+            except Exception as exc:  # noqa: BLE001 - the supervisor is where any crash is dealt with
+                if self._stopping.is_set():
+                    log.warning("%s failed while stopping", handler.name, exc_info=True)
+                    return
+                self.crashes += 1
+                now = self._clock()
+                crash_times.append(now)
+                while crash_times and crash_times[0] < now - self._crash_period_s:
+                    crash_times.popleft()
+                if len(crash_times) == 1:
+                    delays = backoff_delays(0.1, 10.0)
+                self._kill_helpers(handler)
+                if len(crash_times) > self._max_crashes:
+                    log.critical(
+                        "%s crashed %d times within %.0f s, the last time with %r: stopping",
+                        handler.name, len(crash_times), self._crash_period_s, exc, exc_info=True,
+                    )
+                    self.stop(1)
+                    return
+                delay_s = next(delays)
+                log.error("%s crashed, restarted in %.1f s", handler.name, delay_s, exc_info=True)
+                self._wait(self._stopping, delay_s)
+                if self._stopping.is_set():
+                    return
+
+    def _helper_ended(self, greenlet: Greenlet[..., Any]) -> None:
+        owner = self._helpers.pop(greenlet, None)
+        if greenlet.exception is None or isinstance(greenlet.value, gevent.GreenletExit):
+            return
+        life = self._lives.get(owner) if owner is not None else None
+        if life is None:
+            log.error("%s failed: %r", greenlet.name, greenlet.exception)
+            return
+        # The owner hears of it as an exception in its own run(), so one restart policy serves both.
+        life.kill(greenlet.exception, block=False)
+
+    def _kill_helpers(self, owner: Handler | None = None, everyone: bool = False) -> None:
+        doomed = [g for g, o in self._helpers.items() if everyone or o is owner]
+        gevent.killall(doomed, block=False)
+
+    def _stop_all(self) -> None:
+        if not self._deadline:
+            self._deadline = self._clock() + self.stop_timeout_s
+        started = [h for h in self._handlers if h in self._lives]
+        for left, handler in zip(range(len(started), 0, -1), reversed(started), strict=True):
+            handler.stop_service()
+            life = self._lives[handler]
+            # An equal share of what is left: one that hangs must not use up the time of those that save data.
+            life.join(timeout=max(_KILL_GRACE_S, self.remaining_s() / left))
+            if not life.dead:
+                log.warning("%s did not stop in time and was ended", handler.name)
+                life.kill(block=True, timeout=_KILL_GRACE_S)
+            self._kill_helpers(handler)
+        self._kill_helpers(everyone=True)
+        for handler in reversed(started):
+            try:
+                handler.close()
+            except Exception:  # noqa: BLE001 - one part that can't close must not keep the others open
+                log.error("%s could not be closed", handler.name, exc_info=True)
+                self.exit_status = self.exit_status or 1
