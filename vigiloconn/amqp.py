@@ -69,7 +69,7 @@ class _Replies:
     _pending: dict[Any, Any]
     _rpc_lock: RLock
 
-    def send_method(  # noqa: PLR0913 - the library's signature
+    def send_method(
         self,
         sig: Any,
         format: Any = None,
@@ -130,7 +130,7 @@ class _Connection(_Replies, amqp.Connection):  # type: ignore[misc]
         self._rpc_lock = RLock()
         super().__init__(frame_writer=bus.frame_writer, **kwargs)
 
-    def Transport(self, host: str, connect_timeout: float | None, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+    def Transport(self, host: str, connect_timeout: float | None, *args: Any, **kwargs: Any) -> Any:
         kind = _TLSTransport if self.bus.tls else _TCPTransport
         transport = kind(
             "localhost",  # never looked up: `_connect` dials the endpoint itself

@@ -134,10 +134,8 @@ class DbRetry:
             self._lock.release()
             raise
         if not self._reserve.keep():
-            log.warning(
-                "journal %s: no room for a reserve of %d bytes: should the disk fill up, nothing can be discarded",
-                self.path, self._reserve.size_bytes,
-            )
+            lacking = "journal %s: no room for a reserve of %d bytes: on a full disk nothing can be discarded"
+            log.warning(lacking, self.path, self._reserve.size_bytes)
         return OpenReport(aside, problem, self.rows, False)
 
     def apply(self, changes: Changes) -> None:

@@ -144,7 +144,7 @@ class Supervisor:
             try:
                 handler.run()
                 return
-            except Exception as exc:  # noqa: BLE001 - the supervisor is where any crash is dealt with
+            except Exception as exc:
                 if self._stopping.is_set():
                     log.warning("%s failed while stopping", handler.name, exc_info=True)
                     return
@@ -201,6 +201,6 @@ class Supervisor:
         for handler in reversed(started):
             try:
                 handler.close()
-            except Exception:  # noqa: BLE001 - one part that can't close must not keep the others open
+            except Exception:
                 log.error("%s could not be closed", handler.name, exc_info=True)
                 self.exit_status = self.exit_status or 1

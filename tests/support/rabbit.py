@@ -153,8 +153,7 @@ class RabbitNode:
                 [self._programs / "rabbitmq-server", "-noinput"], env=env, cwd=self.data_dir, stdout=console
             )
         deadline = time.monotonic() + self._start_timeout_s
-        ports = [self.port, self.tls_port] if self._tls else [self.port]
-        while not all(self._listens(port) for port in ports):
+        while not (_answers_amqp(self.port) and (self._tls is None or _accepts(self.tls_port))):
             if self._node.poll() is not None:
                 raise RabbitError(f"the node ended with status {self._node.returncode}:\n{self.log_tail()}")
             if time.monotonic() > deadline:
@@ -250,7 +249,8 @@ class RabbitNode:
     def set_permissions(
         self, user: str, configure: str = ".*", write: str = ".*", read: str = ".*", *, vhost: str = "/"
     ) -> None:
-        """Set the patterns of what `user` may configure, write and read. They hold for open connections too."""
+        """Set the patterns of what `user` may configure, write and read. A channel that has used a right keeps it:
+        open a new one, or close the connection, to see it withdrawn."""
         patterns = ", ".join(map(_binary, (user, vhost, configure, write, read, "tests")))
         self._expect_ok(f"rabbit_auth_backend_internal:set_permissions({patterns})")
 
@@ -375,9 +375,6 @@ class RabbitNode:
         argv = [epmd, "-address", HOST, "-port", str(self._epmd_port)]
         self._epmd = children.spawn(argv, env=self._env(), cwd=self.data_dir)
         wait_until(lambda: _accepts(self._epmd_port), 10, f"epmd listens on port {self._epmd_port}", 0.01)
-
-    def _listens(self, port: int) -> bool:
-        return _answers_amqp(port) if port == self.port else _accepts(port)
 
 
 def _accepts(port: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vigiloconn.client import VigiloClient
     from vigiloconn.supervisor import Supervisor
 
 
@@ -18,6 +19,8 @@ class Handler:
     """
 
     name: str = "handler"
+    client: VigiloClient
+    """Set by `VigiloClient.add_handler`."""
     supervisor: Supervisor
     """Set by `Supervisor.add`."""
 
@@ -41,6 +44,23 @@ class Handler:
     def connection_lost(self) -> None:
         """The bus is gone. What was sent and is unconfirmed must be taken for not sent."""
 
+    def connection_blocked(self, blocked: bool) -> None:
+        """The broker says that it takes no publishes for now (True), or that it does again (False)."""
+
     def stats(self) -> dict[str, float]:
         """Return the figures that this part counts, name -> number."""
         return {}
+
+    def problems(self) -> list[tuple[int, str]]:
+        """Return what an operator should know now: (1 for WARNING or 2 for CRITICAL, text)."""
+        return []
+
+    def tick(self) -> None:
+        """Check that things move. Called about once a second while connected; must not block."""
+
+    def drain(self, timeout_s: float) -> None:
+        """Send nothing more on this connection and wait until nothing is unanswered, at most `timeout_s`.
+        The connection ends right after."""
+
+    def reload(self) -> None:
+        """Read again what is distributed in files (SIGHUP). Settings are not: they need a restart."""

@@ -1,0 +1,25 @@
+"""The program's entry. What is imported when matters: `send` must not wait for gevent, and everything else
+must find the stdlib already patched."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program with `argv` (without its name) and return the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["send"]:
+        from vigiloconn import sendcli
+
+        return sendcli.main(arguments)
+    from gevent import monkey
+
+    monkey.patch_all()
+    from vigiloconn import cli
+
+    return cli.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

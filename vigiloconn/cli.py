@@ -1,0 +1,97 @@
+"""The commands `run` and `check`: settings, logging, signals, exit statuses."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import signal
+from collections.abc import Callable
+
+import gevent
+
+from vigiloconn import __version__, logsetup
+from vigiloconn.errors import SettingsError, StartError
+from vigiloconn.options import Settings, load_settings
+from vigiloconn.supervisor import Supervisor
+from vigiloconn.usage import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
+
+log = logging.getLogger("vigiloconn")
+
+Build = Callable[[Settings, Supervisor], None]
+
+GROUP = "vigiloconn.connectors"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command that `arguments` name and return the exit status."""
+    options = parse(arguments)
+    try:
+        instance = parse_instance(options["--id"])
+        name, build = find_connector(options["CONNECTOR"])
+        settings = load_settings(options["--config"], connector=name, instance=instance)
+        if options["check"]:
+            return _check(build, settings)
+        logsetup.configure_logging(settings, options["--log-level"])
+        supervisor = Supervisor(stop_timeout_s=settings.conn.stop_timeout_s)
+        build(settings, supervisor)
+    except (UsageError, SettingsError) as exc:
+        return fail(exc, EXIT_USAGE)
+    except StartError as exc:
+        return fail(exc, EXIT_FAILED)
+    return _run(settings, supervisor)
+
+
+def find_connector(text: str) -> tuple[str, Build]:
+    """Return a connector's name and its `build`, from a name or `package.module:build`. Raises `UsageError`."""
+    if ":" in text:
+        module_name, _, attribute = text.partition(":")
+        return module_name.rpartition(".")[2], _load(text, module_name, attribute or "build")
+    if text == "nagios":
+        return text, _load(text, "vigiloconn.connectors.nagios", "build")
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name == text:
+            return text, _load(text, entry.module, entry.attr or "build")
+    known = sorted({"nagios", *(entry.name for entry in importlib.metadata.entry_points(group=GROUP))})
+    raise UsageError(f"CONNECTOR: expected one of {', '.join(known)} or package.module:build, got {text!r}")
+
+
+def _load(text: str, module_name: str, attribute: str) -> Build:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{module_name}.".startswith(f"{exc.name}."):
+            raise
+        raise UsageError(f"CONNECTOR: {text!r}: no module {exc.name!r} (looked for in sys.path)") from exc
+    build = getattr(module, attribute, None)
+    if not callable(build):
+        raise UsageError(f"CONNECTOR: {text!r}: {module_name} has no function {attribute!r}")
+    found: Build = build
+    return found
+
+
+def _check(build: Build, settings: Settings) -> int:
+    logsetup.check_sections(settings.logging, str(settings.path))
+    build(settings, Supervisor())
+    print(f"{settings.path or 'no settings file: the defaults'}: in order")
+    return EXIT_DONE
+
+
+def _run(settings: Settings, supervisor: Supervisor) -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, supervisor.stop)
+    gevent.signal_handler(signal.SIGHUP, _hang_up, supervisor)
+    log.info("%s %s starts with %s", settings.service_name, __version__, settings.path or "default settings")
+    try:
+        status = supervisor.run()
+    except StartError as exc:
+        log.critical("%s", exc)
+        return EXIT_FAILED
+    log.info("%s stopped, status %d", settings.service_name, status)
+    return status
+
+
+def _hang_up(supervisor: Supervisor) -> None:
+    logsetup.reopen_log_files()
+    for handler in supervisor.handlers:
+        handler.reload()

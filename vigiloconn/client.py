@@ -1,0 +1,212 @@
+"""The root greenlet of a connection to the bus: chooses the broker, connects, reads, tells its handlers.
+
+Knows brokers, back-off and events; what travels on the connection is its handlers' affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from gevent.event import Event
+
+from vigiloconn import ipv6
+from vigiloconn.amqp import BusConnection, GoingDown
+from vigiloconn.errors import BusDown, BusRefused
+from vigiloconn.handlers.base import Handler
+from vigiloconn.ipv6 import Endpoint
+from vigiloconn.options import BusSettings, Settings
+from vigiloconn.rotation import Rotation
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+#: How long the way back to the preferred broker waits for what is in the window.
+_DRAIN_S = 10.0
+_CLOSE_S = 1.0
+
+
+class VigiloClient(Handler):
+    """Keeps one connection to one of several brokers, for ever.
+
+    Add handlers before the start: each is told when the connection is made (`connection_initialized`),
+    lost and blocked. A login that is refused or a broker that is away is a state, never an end.
+    """
+
+    def __init__(self, settings: BusSettings, *, name: str, connection_name: str) -> None:
+        self.name = name
+        self.connection: BusConnection | None = None
+        self.last_error: BusDown | BusRefused | None = None
+        """Why the latest attempt or connection failed; None since it works again."""
+        self.connected_since: float | None = None
+        """UNIX seconds; None while the bus is away."""
+        self.connections = 0
+        self._settings = settings
+        self._connection_name = connection_name
+        self._handlers: list[Handler] = []
+        endpoints = [ipv6.parse_endpoint(host, settings.default_port) for host in settings.hosts]
+        # Within two heartbeats of its cure a broker is to be found: one for noticing, one for the delay.
+        self._rotation = Rotation(endpoints, min(settings.max_reconnect_delay_s, settings.heartbeat_s))
+        self._stop = Event()
+        self._blocked_at: float | None = None
+        self._returning = False
+
+    def add_handler(self, handler: Handler) -> None:
+        """Tell `handler` of the connection from now on; its `client` is this one."""
+        handler.client = self
+        self._handlers.append(handler)
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self._forget_connection()
+        while not self._stop.is_set():
+            delay_s = self._live_once()
+            if delay_s > 0 and not self._stop.is_set():
+                log.info("next attempt, at %s, in %.1f s", self._rotation.current, delay_s)
+                self._stop.wait(delay_s)
+
+    def stop_service(self) -> None:
+        self._stop.set()
+        connection = self.connection
+        if connection is not None:
+            self.supervisor.spawn(connection.close, _CLOSE_S, name=f"{self.name}: close", owner=self)
+
+    def proved(self) -> None:
+        """A handler has seen the broker do its work on this connection: back-off starts anew."""
+        self._rotation.proved()
+
+    def stats(self) -> dict[str, float]:
+        return {"connected": float(self.connection is not None), "connections": self.connections}
+
+    def problems(self) -> list[tuple[int, str]]:
+        if self.connection is not None:
+            return []
+        error = self.last_error
+        # A refused login does not mend itself as a broker that is away does.
+        return [(2 if isinstance(error, BusRefused) else 1, f"no connection to the bus: {error or 'not yet tried'}")]
+
+    # -- one connection ----------------------------------------------------------------------------------------
+
+    def _live_once(self) -> float:
+        """Connect and read until the connection is lost. Returns the delay before the next attempt, in seconds."""
+        endpoint = self._rotation.current
+        connection = BusConnection(endpoint, self._settings, dial=self._dial, name=self._connection_name)
+        try:
+            connection.connect()
+        except (BusDown, BusRefused) as exc:
+            return self._failed(exc)
+        if self._stop.is_set():
+            connection.close(_CLOSE_S)
+            return 0.0
+        began = time.monotonic()
+        self._made(connection)
+        watch = self.supervisor.spawn(self._watch, connection, name=f"{self.name}: watch", owner=self)
+        try:
+            connection.read()
+        except (BusDown, BusRefused) as exc:
+            self.last_error = exc
+        finally:
+            watch.kill(block=False)
+            self._lost()
+        assert self.last_error is not None
+        if self._stop.is_set():
+            return 0.0
+        if self._returning:
+            self._returning = False
+            self._rotation.prefer()
+            return 0.0
+        if time.monotonic() - began > self._settings.max_reconnect_delay_s:
+            # It held for longer than any delay: this is no broker that takes connections only to drop them.
+            self._rotation.proved()
+        return self._failed(self.last_error)
+
+    def _dial(self, endpoint: Endpoint, timeout_s: float) -> Any:
+        def spawn(function: Callable[..., Any], *args: Any) -> Any:
+            return self.supervisor.spawn(function, *args, name=f"{self.name}: dial", owner=self)
+
+        return ipv6.connect(endpoint, timeout_s, spawn=spawn)
+
+    def _failed(self, error: BusDown | BusRefused) -> float:
+        log.warning("bus lost: %s", error)
+        self.last_error = error
+        left_blocked, self._blocked_at = self._blocked_at, None
+        leave = isinstance(error, GoingDown) or left_blocked is not None
+        return self._rotation.failed(leave=leave, slow=isinstance(error, BusRefused) and error.code in (0, 403, 530))
+
+    def _made(self, connection: BusConnection) -> None:
+        log.info("connected to %s", connection.endpoint)
+        connection.on_blocked = self._on_blocked
+        self.connection = connection
+        self.connected_since = time.time()
+        self.connections += 1
+        self.last_error = None
+        self._blocked_at = None
+        for handler in self._handlers:
+            handler.connection_initialized()
+
+    def _lost(self) -> None:
+        self.connection = None
+        self.connected_since = None
+        for handler in self._handlers:
+            handler.connection_lost()
+
+    def _forget_connection(self) -> None:
+        """After a crash of this greenlet the connection of its former life is still there."""
+        if self.connection is not None:
+            self.connection.abort("the client was restarted")
+            self._lost()
+
+    def _on_blocked(self, blocked: bool) -> None:
+        log.warning("the broker %s messages", "takes no" if blocked else "takes")
+        self._blocked_at = time.monotonic() if blocked else None
+        for handler in self._handlers:
+            handler.connection_blocked(blocked)
+
+    # -- watching, on a greenlet of its own: it may block in a write --------------------------------------------
+
+    def _watch(self, connection: BusConnection) -> None:
+        began = time.monotonic()
+        period_s = min(_TICK_S, self._settings.heartbeat_s / 4)
+        while connection.lost is None:
+            self._stop.wait(period_s)
+            if self._stop.is_set():
+                return
+            connection.tick()
+            for handler in self._handlers:
+                handler.tick()
+            self._leave_blocked(connection)
+            if not self._rotation.is_preferred and time.monotonic() - began > self._settings.failback_delay_s:
+                began = time.monotonic()
+                self._try_preferred(connection)
+
+    def _leave_blocked(self, connection: BusConnection) -> None:
+        """A broker that is blocked for too long is left for another one, never for itself."""
+        if self._blocked_at is None or not self._rotation.has_others:
+            return
+        if time.monotonic() - self._blocked_at > self._settings.blocked_timeout_s:
+            connection.abort(f"blocked for {self._settings.blocked_timeout_s:g} s")
+
+    def _try_preferred(self, connection: BusConnection) -> None:
+        """Go back to the preferred broker if it takes a login; the window is drained first."""
+        preferred = self._rotation.preferred
+        trial = BusConnection(preferred, self._settings, dial=self._dial, name=f"{self._connection_name} (trial)")
+        try:
+            trial.connect()
+        except (BusDown, BusRefused) as exc:
+            log.info("the preferred broker does not answer yet: %s", exc)
+            return
+        trial.abort("the trial is over")
+        log.info("the preferred broker %s is back", preferred)
+        for handler in self._handlers:
+            handler.drain(_DRAIN_S)
+        self._returning = True
+        connection.close(_CLOSE_S)
+
+
+def vigiloclient_factory(settings: Settings, *, role: str = "publish") -> VigiloClient:
+    """Return a client for the brokers that `settings` name. `role` tells its connection from others of the
+    process, in the broker's list and in the log."""
+    return VigiloClient(settings.bus, name=f"client ({role})", connection_name=f"{settings.service_name} {role}")

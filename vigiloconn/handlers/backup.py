@@ -1,0 +1,508 @@
+"""The journal's side of the flow: accepts batches, keeps them safe, hands them on in order.
+
+Knows the journal and its policies, not the bus. One greenlet owns the journal and does everything to it
+in cycles, each one trip to the journal's native thread: what has gathered is committed in one
+transaction, and a page is read back if the publisher has fallen behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gevent.event import Event
+from gevent.queue import Empty, Queue
+from gevent.threadpool import ThreadPool
+
+from vigiloconn.errors import BadMessage, JournalDamaged, JournalFull
+from vigiloconn.handlers.base import Handler
+from vigiloconn.interfaces import Batch, Item, Record, RouteKey
+from vigiloconn.options import ConnectorSettings, Settings
+from vigiloconn.ratelog import RateLimitedLog
+from vigiloconn.serialize import stored_route_key
+from vigiloconn.store import Changes, DbRetry, OpenReport, StoredRecord
+
+log = logging.getLogger(__name__)
+
+#: The key of a row in the journal that is no message of anybody's; the publisher parks it.
+UNREADABLE = RouteKey("", None, True)
+
+#: Batches that wait for the journal; each holds what one `recv` of up to 64 KiB gave.
+_INTAKE_BATCHES = 32
+#: One transaction's size: large enough to share the fsync, small enough to be done in some 10 ms.
+_GROUP_MESSAGES = 4000
+_GROUP_BYTES = 2 << 20
+#: What is read back at a time, and at most kept in memory ahead of the publisher.
+PAGE_MESSAGES = 2000
+PAGE_BYTES = 2 << 20
+#: How long a confirmed message may stay in the journal when nothing else is to be written.
+_DISCARD_LINGER_S = 0.1
+#: Between attempts while the disk is full.
+_FULL_RETRY_S = 1.0
+#: `drop-newest` types are refused at this share of the bounds, so that those that block still have room.
+_DROP_SHARE = 0.8
+
+
+@dataclass(slots=True)
+class _Trip:
+    """What one trip to the journal's thread brought back."""
+
+    error: JournalFull | None = None
+    is_written: bool = True
+    """False when holds, parks and discards could not be done either."""
+    page: list[StoredRecord] = field(default_factory=list)
+    held: dict[str, list[StoredRecord]] = field(default_factory=dict)
+
+
+class BackupProvider(Handler):
+    """Makes a push producer safe and pausable: `put` on one side, `take` on the other, SQLite between.
+
+    With durability `journal` a batch is handed on after its commit. With `overflow` it is handed on at
+    once while the bus keeps up, and committed, in order, when the bus is lost, when the consumer falls
+    behind, at a request for acceptance and at the stop.
+
+    Gauges in `stats()`: queue, backup, backup_bytes, backup_in_buf, backup_out_buf, held, parked.
+    """
+
+    name = "journal"
+
+    def __init__(self, journal: DbRetry, settings: ConnectorSettings) -> None:
+        self.journal = journal
+        self.report: OpenReport | None = None
+        self.full = False
+        """True while the disk has no room for the journal."""
+        self.on_available: Callable[[], None] = lambda: None
+        """Called when `take` or a held page has something new for the consumer."""
+        self.bus_is_up = False
+        self.dropped: Counter[str] = Counter()
+        self.accepted = 0
+        self._settings = settings
+        self._overflow = settings.durability == "overflow"
+        self._memory_messages = settings.max_queue_size or PAGE_MESSAGES
+        self._pool: Any = None
+        self._wake = Event()
+        self._room = Event()
+        self.is_stopping = False
+        """True once the stop was asked for: nothing more comes in."""
+        self._intake: Queue[Batch] = Queue(_INTAKE_BATCHES)
+        self._intake_messages = 0
+        self._intake_bytes = 0
+        self._group: list[Batch] = []
+        self._memory: deque[Record] = deque()
+        self._read_upto = 0
+        self._last_id = 0
+        self._uncommitted: deque[Record] = deque()
+        self._holds: list[tuple[str, Record]] = []
+        self._parks: list[tuple[str, Record, str]] = []
+        self._discard_upto = 0
+        self._held_discard_upto: dict[str, int] = {}
+        self._discard_due: float | None = None
+        self._page_wanted = False
+        self._held_wanted: dict[str, int] = {}
+        self._held_pages: dict[str, list[Record]] = {}
+        self._retry_at = 0.0
+        self._drop_log = RateLimitedLog(log)
+        self._full_log = RateLimitedLog(log, logging.ERROR)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start_service(self) -> None:
+        self._pool = ThreadPool(1)
+        self.report = self._pool.apply(self.journal.open)
+        if self.report.volatile:
+            log.warning("backup_file is :memory:, as the settings say: what is not sent ends with the process")
+        if self.report.taken_over:
+            log.info("journal %s: %d messages are waiting", self.journal.path, self.report.taken_over)
+        self._last_id = self._pool.apply(self.journal.last_id)
+
+    def run(self) -> None:
+        while not (self.is_stopping and self._intake.empty() and not self._group):
+            self._wait_for_work()
+            self._cycle()
+            if self.full and self.is_stopping:
+                self._refuse_at_stop()
+                break
+        self._spill_all()
+
+    def stop_service(self) -> None:
+        self.is_stopping = True
+        self._room.set()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Discard what was confirmed since the last cycle and close the journal."""
+        if self._pool is None:
+            return
+        self._cycle()
+        self._pool.apply(self.journal.close)
+        self._pool.kill()
+        self._pool = None
+
+    def connection_initialized(self) -> None:
+        self.bus_is_up = True
+
+    def connection_lost(self) -> None:
+        self.bus_is_up = False
+        self._wake.set()
+
+    def problems(self) -> list[tuple[int, str]]:
+        journal, settings = self.journal, self._settings
+        found = []
+        if self.full:
+            found.append((2, "no room on the disk for the journal"))
+        elif journal.rows >= settings.journal_max_messages or journal.size_bytes >= settings.journal_max_bytes:
+            found.append((2, f"the journal is full: {journal.rows} messages, {journal.size_bytes} bytes"))
+        if self.report is not None and self.report.set_aside is not None:
+            found.append((2, f"the journal was damaged and is set aside as {self.report.set_aside}"))
+        if self.report is not None and self.report.volatile:
+            found.append((1, "the journal is in memory only (backup_file = :memory:)"))
+        if journal.parked_rows:
+            found.append((1, f"{journal.parked_rows} messages are parked"))
+        if dropped := sum(self.dropped.values()):
+            found.append((1, f"{dropped} messages were dropped as when_full says"))
+        return found
+
+    def stats(self) -> dict[str, float]:
+        journal = self.journal
+        return {
+            "accepted": self.accepted,
+            "dropped": sum(self.dropped.values()),
+            "queue": len(self._memory) + self._intake_messages,
+            "backup": journal.rows,
+            "backup_bytes": journal.size_bytes,
+            "backup_in_buf": self._intake_messages,
+            "backup_out_buf": len(self._memory),
+            "held": sum(journal.held_exchanges().values()),
+            "parked": journal.parked_rows,
+            "parked_dropped": journal.parked_dropped,
+        }
+
+    # -- push side ---------------------------------------------------------------------------------
+
+    def put(self, batch: Batch) -> None:
+        """Take a batch; blocks while there is no room for its messages (see `when_full`).
+
+        What is taken is in memory only until its commit: `batch.on_accepted` tells of that.
+        """
+        if batch.items and not self._has_room(1.0 if not self._drops_any(batch) else _DROP_SHARE):
+            batch = self._wait_for_room(batch)
+        self._intake_messages += len(batch.items)
+        self._intake_bytes += batch.size_bytes
+        self._intake.put(batch)
+        self._wake.set()
+
+    def _drops_any(self, batch: Batch) -> bool:
+        rule = self._settings.when_full_for
+        return any(rule(kind) == "drop-newest" for kind in {item[0].type for item in batch.items})
+
+    def _has_room(self, share: float) -> bool:
+        settings, journal = self._settings, self.journal
+        return (
+            not self.full
+            and journal.rows + self._intake_messages < settings.journal_max_messages * share
+            and journal.size_bytes + self._intake_bytes < settings.journal_max_bytes * share
+        )
+
+    def _wait_for_room(self, batch: Batch) -> Batch:
+        kept = [item for item in batch.items if not self._drop_if_full(item, batch)]
+        while kept and not self._has_room(1.0) and not self.is_stopping:
+            self._room.clear()
+            self._room.wait()
+        if kept and not self._has_room(1.0):
+            log.error("%d messages that were read could not be accepted before the stop", len(kept))
+            if batch.writer is not None:
+                batch.writer.dropped(len(kept), "the journal is full")
+            kept = []
+        return Batch(kept, sum(len(body) for _, body in kept), batch.writer, batch.on_accepted)
+
+    def _drop_if_full(self, item: Item, batch: Batch) -> bool:
+        kind = item[0].type
+        if self._settings.when_full_for(kind) != "drop-newest" or self._has_room(_DROP_SHARE):
+            return False
+        self.dropped[kind] += 1
+        self._drop_log("journal full: newest %s message dropped, as when_full says", kind)
+        if batch.writer is not None:
+            batch.writer.dropped(1, "the journal is full")
+        return True
+
+    # -- pull side: called by the publisher, nothing here blocks --------------------------------------
+
+    def take(self, limit: int) -> list[Record]:
+        """Return up to `limit` oldest messages that were not taken yet. They stay stored until discarded."""
+        memory = self._memory
+        taken = [memory.popleft() for _ in range(min(limit, len(memory)))]
+        if len(memory) < self._memory_messages // 2 and self._read_upto < self._last_id and not self._page_wanted:
+            self._page_wanted = True
+            self._wake.set()
+        return taken
+
+    def discard_upto(self, id: int) -> None:
+        """Every message of the main table up to `id` is finished."""
+        self._discard_upto = id
+        uncommitted = self._uncommitted
+        while uncommitted and uncommitted[0].id <= id:
+            uncommitted.popleft()
+        self._discard_soon()
+
+    def discard_held_upto(self, exchange: str, id: int) -> None:
+        """Every message held for `exchange` up to `id` is finished."""
+        self._held_discard_upto[exchange] = id
+        self._discard_soon()
+
+    def _discard_soon(self) -> None:
+        if self._discard_due is None:
+            self._discard_due = time.monotonic() + _DISCARD_LINGER_S
+            self._wake.set()
+
+    def hold(self, exchange: str, records: list[Record]) -> None:
+        """Move messages behind those that are held for `exchange`."""
+        self._holds += [(exchange, record) for record in records]
+        self._forget_uncommitted(records)
+        self._wake.set()
+
+    def park(self, exchange: str, records: list[Record], reason: str) -> None:
+        """Move messages that can't be delivered to the parked table."""
+        self._parks += [(exchange, record, reason) for record in records]
+        self._forget_uncommitted(records)
+        self._wake.set()
+
+    def ask_held(self, exchange: str, after_id: int) -> None:
+        """Read the oldest messages held for `exchange` with ids above `after_id`, holds asked for before
+        included; `on_available` is called when `take_held` has them."""
+        self._held_wanted[exchange] = after_id
+        self._wake.set()
+
+    def take_held(self, exchange: str) -> list[Record] | None:
+        """Return the page that was asked for, [] if there are no more; None while it is not there yet."""
+        return self._held_pages.pop(exchange, None)
+
+    def _forget_uncommitted(self, records: list[Record]) -> None:
+        if self._uncommitted:
+            gone = {record.id for record in records}
+            self._uncommitted = deque(record for record in self._uncommitted if record.id not in gone)
+
+    # -- the cycle -----------------------------------------------------------------------------------
+
+    def _wait_for_work(self) -> None:
+        now = time.monotonic()
+        if self.full:
+            # Discards and pages may still be done; appends wait until there is room again.
+            self._wake.wait(max(0.01, self._retry_at - now))
+        elif self._group:
+            return
+        elif self._discard_due is not None:
+            if not self._wake.is_set():
+                self._wake.wait(max(0.001, self._discard_due - now))
+        else:
+            self._wake.wait()
+        # A discard that is not due alone waits for company, but an append takes it along.
+        while (
+            not self._urgent() and self._discard_due is not None and (left := self._discard_due - time.monotonic()) > 0
+        ):
+            self._wake.clear()
+            self._wake.wait(left)
+        self._wake.clear()
+
+    def _urgent(self) -> bool:
+        return bool(
+            self.is_stopping or self._group or not self._intake.empty() or self._holds or self._parks
+            or self._page_wanted or self._held_wanted or (self._uncommitted and not self.bus_is_up)
+        )  # fmt: skip
+
+    def _gather(self) -> None:
+        """Move batches from the intake to the group that the next transaction commits."""
+        messages = sum(len(batch.items) for batch in self._group)
+        size_bytes = sum(batch.size_bytes for batch in self._group)
+        while messages < _GROUP_MESSAGES and size_bytes < _GROUP_BYTES:
+            try:
+                batch = self._intake.get_nowait()
+            except Empty:
+                return
+            self._group.append(batch)
+            messages += len(batch.items)
+            size_bytes += batch.size_bytes
+
+    def _cycle(self) -> None:
+        retry = not self.full or time.monotonic() >= self._retry_at
+        if retry:
+            self._gather()
+        group = self._group if retry else []
+        now = time.time()
+        first_id = self._next_id()
+        records = [
+            Record(id, key, body, now)
+            for id, (key, body) in enumerate((item for batch in group for item in batch.items), first_id)
+        ]
+        keep = self._keeps_in_memory(group, records)
+        appends = records if not keep else []
+        if self._uncommitted and not keep:
+            appends = [*self._uncommitted, *records]
+        changes = self._changes(appends)
+        try:
+            trip = self._pool.apply(self._work, (changes, self._page_wanted, dict(self._held_wanted)))
+        except JournalDamaged as exc:
+            self._start_afresh(exc)
+            return
+        if trip.is_written:
+            self._settle_changes(changes)
+        if trip.error is None:
+            self._settle_group(group, records, keep)
+            self.full = False
+            self._room.set()
+        else:
+            self._disk_is_full(trip.error)
+        self._settle_pages(trip)
+
+    def _next_id(self) -> int:
+        return max(self.journal.next_id, self._last_id + 1)
+
+    def _keeps_in_memory(self, group: list[Batch], records: list[Record]) -> bool:
+        """Answer whether this group may skip its commit: durability `overflow`, and the bus keeps up."""
+        return (
+            self._overflow and self.bus_is_up and not self.is_stopping
+            and self._read_upto == self._last_id
+            and len(self._memory) + len(records) <= self._memory_messages
+            and len(self._uncommitted) + len(records) <= 2 * self._memory_messages
+            and not any(batch.on_accepted for batch in group)
+        )  # fmt: skip
+
+    def _changes(self, appends: list[Record]) -> Changes:
+        return Changes(
+            appends=appends,
+            holds=list(self._holds),
+            parks=list(self._parks),
+            discard_upto=self._discard_upto,
+            held_discard_upto=dict(self._held_discard_upto),
+        )
+
+    def _work(self, changes: Changes, page_wanted: bool, held_wanted: dict[str, int]) -> _Trip:
+        """Do one trip, on the journal's thread."""
+        trip = _Trip()
+        journal = self.journal
+        try:
+            if changes.appends or changes.holds or changes.parks or changes.discard_upto or changes.held_discard_upto:
+                journal.apply(changes)
+        except JournalFull as exc:
+            trip.error = exc
+            trip.is_written = bool(changes.appends) and self._applied_without_appends(changes)
+        if page_wanted:
+            trip.page = journal.peek(self._read_upto, PAGE_MESSAGES, PAGE_BYTES)
+        if trip.is_written:
+            for exchange, after_id in held_wanted.items():
+                trip.held[exchange] = journal.peek_held(exchange, after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
+        return trip
+
+    def _applied_without_appends(self, changes: Changes) -> bool:
+        try:
+            self.journal.apply(replace(changes, appends=()))
+        except JournalFull:
+            return False
+        return True
+
+    def _settle_changes(self, changes: Changes) -> None:
+        """Take off the lists what a transaction has done; more may have been added meanwhile."""
+        del self._holds[: len(changes.holds)]
+        del self._parks[: len(changes.parks)]
+        if self._discard_upto == changes.discard_upto:
+            self._discard_upto = 0
+        for exchange, upto in changes.held_discard_upto.items():
+            if self._held_discard_upto.get(exchange) == upto:
+                del self._held_discard_upto[exchange]
+        is_done = not self._discard_upto and not self._held_discard_upto
+        self._discard_due = None if is_done else time.monotonic() + _DISCARD_LINGER_S
+
+    def _settle_group(self, group: list[Batch], records: list[Record], keep: bool) -> None:
+        if not keep:
+            self._uncommitted.clear()
+        if records:
+            at_head = self._read_upto == self._last_id
+            self._last_id = records[-1].id
+            if keep:
+                self._uncommitted.extend(records)
+                # The journal counts ids that it has not seen as used, so that none comes again after a restart.
+                self.journal.next_id = self._last_id + 1
+            if keep or (at_head and len(self._memory) + len(records) <= self._memory_messages):
+                self._memory.extend(records)
+                self._read_upto = self._last_id
+            self.accepted += len(records)
+            self.on_available()
+        for batch in group:
+            self._intake_messages -= len(batch.items)
+            self._intake_bytes -= batch.size_bytes
+            if batch.on_accepted is not None:
+                batch.on_accepted()
+        self._group = []
+
+    def _settle_pages(self, trip: _Trip) -> None:
+        if self._page_wanted:
+            self._page_wanted = False
+            if trip.page:
+                self._read_upto = trip.page[-1].id
+                self._memory.extend(self._readable(trip.page))
+                self.on_available()
+            else:
+                # Everything between was discarded or moved.
+                self._read_upto = self._last_id
+        for exchange, stored in trip.held.items():
+            self._held_wanted.pop(exchange, None)
+            self._held_pages[exchange] = self._readable(stored)
+        if trip.held:
+            self.on_available()
+
+    def _readable(self, stored: list[StoredRecord]) -> list[Record]:
+        """Return the page with its route keys. A row that is no message of ours is left to the publisher,
+        which parks it: its type is empty."""
+        records = []
+        for row in stored:
+            try:
+                key = stored_route_key(row.body)
+            except BadMessage as exc:
+                log.error("journal %s: row %d is no message: %s", self.journal.path, row.id, exc)
+                key = UNREADABLE
+            records.append(Record(row.id, key, row.body, row.accepted_at))
+        return records
+
+    # -- bad weather -----------------------------------------------------------------------------------
+
+    def _disk_is_full(self, error: JournalFull) -> None:
+        """Nothing of the group was accepted: it stays in hand, and so does what could not be moved or discarded."""
+        if not self.full:
+            log.error("%s: nothing more is accepted until there is room; publishing goes on", error)
+        else:
+            self._full_log("%s: tried again every %.0f s", error, _FULL_RETRY_S)
+        self.full = True
+        self._retry_at = time.monotonic() + _FULL_RETRY_S
+
+    def _start_afresh(self, error: JournalDamaged) -> None:
+        """Set the damaged file aside. What is in memory goes on, and into the new file."""
+        aside = self._pool.apply(self.journal.start_afresh, (str(error),))
+        self.report = OpenReport(aside, str(error), 0, False)
+        self._held_wanted, self._held_pages = {}, {}
+        # What was only in the old file stays there; ids go on above.
+        self._read_upto = self._last_id
+        self._page_wanted = False
+        self.on_available()
+
+    def _refuse_at_stop(self) -> None:
+        lost = sum(len(batch.items) for batch in self._group) + self._intake_messages
+        if lost:
+            log.error("the disk is full: %d messages that were read could not be accepted before the stop", lost)
+
+    def _spill_all(self) -> None:
+        if self._uncommitted and not self.full:
+            self._cycle()
+
+
+def backupprovider_factory(settings: Settings) -> BackupProvider:
+    """Return a provider on the journal that `settings` name. Opens nothing yet."""
+    conn = settings.conn
+    journal = DbRetry(
+        conn.backup_file,
+        table=conn.backup_table,
+        synchronous="normal" if conn.synchronous == "normal" else "full",
+    )
+    return BackupProvider(journal, conn)

@@ -1,0 +1,55 @@
+"""A lane: messages taken from one table of the journal, and which of them are finished. Pure bookkeeping."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from vigiloconn.interfaces import Record
+
+
+class Lane:
+    """Turns messages that finish in any order into "everything up to this id is finished".
+
+    The journal discards by id range, so a message that is done ahead of an older one is remembered here
+    until that one is done too.
+    """
+
+    def __init__(self) -> None:
+        self.taken: deque[Record] = deque()
+        """Taken and not discardable, in the order of their ids."""
+        self.finished_upto = 0
+        """Everything that was taken and has this id or a lower one is finished."""
+        self.size_bytes = 0
+        """Bytes of the bodies in `taken`."""
+        self._finished: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.taken)
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Add messages, ids ascending and above those that were taken before."""
+        for record in records:
+            self.taken.append(record)
+            self.size_bytes += len(record[2])
+
+    def finish(self, records: Iterable[Record]) -> bool:
+        """Mark messages as finished; return True when `finished_upto` has moved. Repeats do no harm."""
+        taken, finished, before = self.taken, self._finished, self.finished_upto
+        for record in records:
+            if taken and taken[0][0] == record[0]:
+                self.size_bytes -= len(taken.popleft()[2])
+                self.finished_upto = record[0]
+            elif record[0] > self.finished_upto:
+                finished.add(record[0])
+        while finished and taken and taken[0][0] in finished:
+            done = taken.popleft()
+            finished.discard(done[0])
+            self.size_bytes -= len(done[2])
+            self.finished_upto = done[0]
+        return self.finished_upto != before
+
+    def unfinished(self) -> list[Record]:
+        """Return what is taken and not finished, in order."""
+        finished = self._finished
+        return [record for record in self.taken if record[0] not in finished]

@@ -1,0 +1,416 @@
+"""An outlet: one exchange's way to the bus, on a channel of its own.
+
+A channel per exchange, because the broker answers a publish that it refuses by closing the channel:
+so a missing exchange costs the others nothing, and there is no doubt about which one it was.
+
+    OPEN      messages go as they come
+    HELD      the broker refused: messages gather in the journal's held table, in order
+    PROBING   the oldest held message is on its way, alone, on a fresh channel
+    DRAINING  it was confirmed: the held ones go, newer ones still queue behind them
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from vigiloconn.amqp import BusConnection
+from vigiloconn.confirms import ConfirmChannel
+from vigiloconn.errors import BadMessage, BusDown, BusRefused
+from vigiloconn.frames import PublishFrames
+from vigiloconn.handlers.backup import UNREADABLE, BackupProvider
+from vigiloconn.handlers.lane import Lane
+from vigiloconn.interfaces import Record, RouteKey
+from vigiloconn.options import Publication
+from vigiloconn.ratelog import RateLimitedLog
+from vigiloconn.supervisor import backoff_delays
+
+log = logging.getLogger(__name__)
+
+Token = Record | list[Record]
+
+#: One write's size. Larger ones gain nothing, and hold the connection's lock for longer.
+_BUFFER_MESSAGES = 200
+_BUFFER_BYTES = 256 << 10
+#: A message that gathers performance data stays well below what brokers take as one message.
+_PERF_BATCH_BYTES = 1 << 20
+#: Messages of a held exchange that are in memory at a time.
+_HELD_MESSAGES = 1000
+#: Routing keys come from outside: a flood of different ones must not fill the memory.
+_MAX_ROUTES = 1000
+_REFUSED_CODES = (403, 404)
+
+
+class State(enum.Enum):
+    OPEN = "open"
+    HELD = "held"
+    PROBING = "probing"
+    DRAINING = "draining"
+
+
+class Policy(Protocol):
+    """What an outlet asks of the publisher that owns it."""
+
+    provider: BackupProvider
+    main_lane: Lane
+    batch_send_perf: int
+    batch_linger_s: float
+    settle_max_s: float
+    log_traffic: bool
+    parked_log: RateLimitedLog
+
+    def publication(self, kind: str) -> Publication: ...
+    def parks_unroutable(self, kind: str) -> bool: ...
+    def count(self, figure: str, number: int) -> None: ...
+    def progress(self) -> None: ...
+
+
+class Outlet:
+    """Sends the messages of one exchange in order, and decides what an answer of the broker means.
+
+    `step` runs on the publisher's greenlet, the answers come on the reader's. Neither yields between
+    looking at the state and changing it, so they need no lock.
+    """
+
+    def __init__(self, exchange: str, policy: Policy, held_count: int = 0) -> None:
+        self.exchange = exchange
+        self.state = State.HELD if held_count else State.OPEN
+        self.reason = "messages were held when the connector stopped" if held_count else ""
+        self.queue: deque[Record] = deque()
+        self.channel: ConfirmChannel[Token] | None = None
+        self.held_count = held_count
+        self._policy = policy
+        self._provider = policy.provider
+        self._held_lane = Lane()
+        self._lane = self._held_lane if held_count else policy.main_lane
+        self._held_read_upto = 0
+        self._held_asked: int | None = None
+        self._holds = 0
+        self._frames: dict[RouteKey, tuple[PublishFrames, int | None]] = {}
+        self._returned: dict[str, str] = {}
+        self._delays = backoff_delays(1.0, policy.settle_max_s)
+        self._probe_at = 0.0
+        self._suspect_id = 0
+        self._careful_upto = 0
+        self._linger_until: float | None = None
+
+    # -- what the publisher asks -----------------------------------------------------------------------
+
+    @property
+    def outstanding(self) -> int:
+        """Publishes that the broker has not answered."""
+        return self.channel.outstanding if self.channel is not None else 0
+
+    def add(self, record: Record) -> None:
+        """Take a message of the main lane: into the queue, or behind those that are held."""
+        if self.state is State.OPEN:
+            self.queue.append(record)
+        else:
+            self._hold([record])
+
+    def deadline(self) -> float | None:
+        """Return when `step` has something to do by itself (monotonic seconds), None when it has not."""
+        if self.state is State.HELD and self.outstanding == 0:
+            return self._probe_at
+        return self._linger_until
+
+    def step(self, connection: BusConnection) -> int:
+        """Send what may be sent now in one write; return the number of publishes. Raises `BusDown`."""
+        if self.state is State.HELD:
+            if self.outstanding or time.monotonic() < self._probe_at:
+                return 0
+            self._begin_probe()
+        if self.state is not State.OPEN:
+            self._read_held()
+        if not self.queue:
+            return 0
+        limit = _BUFFER_MESSAGES
+        if self.state is State.PROBING or self._careful_upto:
+            if self.outstanding:
+                return 0
+            limit = 1
+        channel = self._ready_channel(connection)
+        buffer, tokens = self._render(channel.id, connection.frame_max, limit)
+        if tokens:
+            channel.send(buffer, tokens)
+        return len(tokens)
+
+    def connection_lost(self, error: BusDown | BusRefused | None) -> None:
+        """Take back what is unanswered: it counts as not sent."""
+        channel, self.channel = self.channel, None
+        unanswered = _flat(channel.unanswered()) if channel is not None else []
+        self._returned.clear()
+        if isinstance(error, BusRefused) and unanswered:
+            # The broker closed the connection because of something that we sent; perhaps this.
+            self._suspect(unanswered)
+        if self._lane is not self._policy.main_lane:
+            self.queue.clear()
+            self._to_held((error and str(error)) or "the connection was lost", at_once=True)
+        elif self.state is State.OPEN:
+            self.queue.extendleft(reversed(unanswered))
+        else:
+            self._hold(unanswered)
+            self._probe_at = 0.0
+
+    # -- sending -----------------------------------------------------------------------------------------
+
+    def _ready_channel(self, connection: BusConnection) -> ConfirmChannel[Token]:
+        channel = self.channel
+        if channel is None or channel.closed or channel.connection is not connection:
+            channel = ConfirmChannel(
+                connection, on_settled=self._settled, on_returned=self._on_returned, on_closed=self._closed
+            )
+            if connection.lost is not None:
+                raise connection.lost
+            self.channel = channel
+            self._frames.clear()
+        return channel
+
+    def _render(self, channel_id: int, frame_max: int, limit: int) -> tuple[bytes, list[Token]]:
+        """Take messages off the queue and return their frames, and a token for each publish."""
+        queue = self.queue
+        parts: list[bytes] = []
+        tokens: list[Token] = []
+        size = 0
+        prefix = self._provider.journal.uuid.encode() + b"-"
+        now = time.time()
+        self._linger_until = None
+        while queue and len(tokens) < limit and size < _BUFFER_BYTES:
+            record = queue[0]
+            route = self._frames.get(record[1])
+            if route is None:
+                route = self._make_route(record, channel_id, frame_max)
+                if route is None:
+                    continue
+            frames, ttl_s = route
+            if ttl_s is not None and now - record[3] > ttl_s:
+                queue.popleft()
+                self._policy.count("expired", 1)
+                self._finish([record])
+                continue
+            token: Token = record
+            body = record[2]
+            if self._policy.batch_send_perf > 1 and record[1].type == "perf":
+                group = self._perf_group()
+                if group is None:
+                    break
+                token = group
+                body = b'{"type":"perf","messages":[' + b",".join([each.body for each in group]) + b"]}"
+            else:
+                queue.popleft()
+            if self._policy.log_traffic:
+                log.debug("to %s: %s", self.exchange, body)
+            frame = frames.render(body, prefix + b"%d" % record[0])
+            size += len(frame)
+            parts.append(frame)
+            tokens.append(token)
+        return b"".join(parts), tokens
+
+    def _perf_group(self) -> list[Record] | None:
+        """Take the performance messages at the head that go as one; None while there is reason to wait for more."""
+        wanted = self._policy.batch_send_perf
+        size = 0
+        group: list[Record] = []
+        for record in self.queue:
+            if record.key.type != "perf" or len(group) == wanted or size + len(record.body) > _PERF_BATCH_BYTES:
+                break
+            group.append(record)
+            size += len(record.body) + 1
+        if len(group) == len(self.queue) and len(group) < wanted and not self._provider.is_stopping:
+            now = time.monotonic()
+            # An incomplete one waits for as long as the oldest in it may be late.
+            due = now + max(0.0, group[0].accepted_at + self._policy.batch_linger_s - time.time())
+            if due > now:
+                self._linger_until = due
+                return None
+        for _ in group:
+            self.queue.popleft()
+        return group
+
+    def _make_route(
+        self, record: Record, channel_id: int, frame_max: int
+    ) -> tuple[PublishFrames, int | None] | None:
+        """Build the frames for a message's key. One that can't be encoded is parked: then None."""
+        key = record.key
+        publication = self._policy.publication(key.type)
+        is_batched = self._policy.batch_send_perf > 1 and key.type == "perf"
+        try:
+            if key == UNREADABLE:
+                raise BadMessage("no JSON object with a type")
+            frames = PublishFrames(
+                channel_id,
+                self.exchange,
+                "perf" if is_batched else key.routing_key or key.type,
+                frame_max=frame_max,
+                persistent=key.persistent or is_batched,
+                expiration_ms=publication.ttl_s * 1000 if publication.ttl_s else None,
+            )
+        except BadMessage as exc:
+            self.queue.popleft()
+            self._park([record], str(exc))
+            return None
+        if len(self._frames) >= _MAX_ROUTES:
+            self._frames.clear()
+        route = self._frames[key] = (frames, publication.ttl_s)
+        return route
+
+    # -- answers -------------------------------------------------------------------------------------------
+
+    def _settled(self, tokens: list[Token], acked: bool) -> None:
+        if not acked:
+            self._refuse(_flat(tokens), "the broker refused it (basic.nack): is a queue full?")
+            return
+        if self._returned:
+            tokens = self._without_returned(tokens)
+        records = _flat(tokens) if self._policy.batch_send_perf > 1 else tokens
+        if not records:
+            return
+        self._policy.count("sent", len(tokens))
+        self._finish(records, is_taken=True)  # type: ignore[arg-type]
+
+    def _finish(self, records: Sequence[Record], is_taken: bool = False) -> None:
+        """Tell the lane, and through it the journal, that these are done; `is_taken`: the exchange took them."""
+        lane = self._lane
+        moved = lane.finish(records)
+        if self._careful_upto and records[-1][0] >= self._careful_upto:
+            self._careful_upto = 0
+        if lane is self._held_lane:
+            self.held_count -= len(records)
+            if moved:
+                self._provider.discard_held_upto(self.exchange, lane.finished_upto)
+            if is_taken and self.state is State.PROBING:
+                self.state = State.DRAINING
+                log.info("exchange %s: accepts again, %d held messages go first", self.exchange, self.held_count)
+        elif moved:
+            self._provider.discard_upto(lane.finished_upto)
+        self._policy.progress()
+
+    def _on_returned(self, message_id: str, reason: str) -> None:
+        self._returned[message_id.rpartition("-")[2]] = reason
+
+    def _without_returned(self, tokens: list[Token]) -> list[Token]:
+        """Deal with the messages that nobody on the bus wants; return the others."""
+        wanted: list[Token] = []
+        for token in tokens:
+            records = token if isinstance(token, list) else [token]
+            reason = self._returned.pop(str(records[0].id), None)
+            if reason is None:
+                wanted.append(token)
+            elif self._policy.parks_unroutable(records[0].key.type):
+                self._park(records, reason, is_taken=True)
+            else:
+                self._policy.count("unroutable", len(records))
+                self._finish(records, is_taken=True)
+        return wanted
+
+    def _park(self, records: list[Record], reason: str, is_taken: bool = False) -> None:
+        self._provider.park(self.exchange, records, reason)
+        self._policy.count("parked", len(records))
+        self._policy.parked_log("exchange %s: message %d parked: %s", self.exchange, records[0].id, reason)
+        self._finish(records, is_taken)
+
+    def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:
+        """The broker closed the channel."""
+        self.channel = None
+        records = _flat(unanswered)
+        was_alone = self.state is State.PROBING or bool(self._careful_upto)
+        if error.code in _REFUSED_CODES:
+            self._refuse(records, str(error))
+        elif was_alone and len(unanswered) == 1:
+            self._park(records, str(error))
+        else:
+            log.warning("exchange %s: channel closed: %s", self.exchange, error)
+            self._suspect(records)
+            self.queue.extendleft(reversed(records))
+        self._policy.progress()
+
+    def _suspect(self, records: list[Record]) -> None:
+        """Remember the head; at the second time send one by one, until the culprit is found."""
+        if records and records[0].id == self._suspect_id:
+            self._careful_upto = records[-1].id
+        self._suspect_id = records[0].id if records else 0
+
+    # -- held ------------------------------------------------------------------------------------------------
+
+    def _refuse(self, records: list[Record], reason: str) -> None:
+        """The exchange does not take messages now: it is held."""
+        if self._lane is self._policy.main_lane:
+            # What is on its way may still be confirmed; only what was refused or not sent is moved.
+            self._hold([*records, *self.queue])
+        self.queue.clear()
+        self._to_held(reason)
+        self._policy.progress()
+
+    def _to_held(self, reason: str, at_once: bool = False) -> None:
+        if self.state is State.OPEN:
+            self._delays = backoff_delays(1.0, self._policy.settle_max_s)
+        if self.state is not State.HELD:
+            delay_s = 0.0 if at_once else next(self._delays)
+            self._probe_at = time.monotonic() + delay_s
+            log.warning(
+                "exchange %s: held, %d messages wait: %s; tried again in %.1f s",
+                self.exchange, self.held_count, reason, delay_s,
+            )
+        self.state = State.HELD
+        self.reason = reason
+
+    def _hold(self, records: list[Record]) -> None:
+        if not records:
+            return
+        self._provider.hold(self.exchange, records)
+        self.held_count += len(records)
+        self._holds += 1
+        lane = self._policy.main_lane
+        if lane.finish(records):
+            self._provider.discard_upto(lane.finished_upto)
+
+    def _begin_probe(self) -> None:
+        if self.channel is not None:
+            self.channel.close()
+            self.channel = None
+        self._lane = self._held_lane
+        self.state = State.PROBING
+        self._held_asked = None
+        # What was read and not confirmed goes first; the rest is still in the table.
+        self.queue = deque(self._held_lane.unfinished())
+
+    def _read_held(self) -> None:
+        """Keep the queue filled from the held table; open the outlet when there are no more."""
+        if self._held_asked is not None:
+            page = self._provider.take_held(self.exchange)
+            if page is None:
+                return
+            is_complete, self._held_asked = self._held_asked == self._holds, None
+            self._held_lane.take(page)
+            self.queue.extend(page)
+            if page:
+                self._held_read_upto = page[-1].id
+            elif is_complete and not self.queue and not self._held_lane.unfinished():
+                self._open()
+                return
+        if len(self._held_lane) <= _HELD_MESSAGES // 2:
+            self._held_asked = self._holds
+            self._provider.ask_held(self.exchange, self._held_read_upto)
+
+    def _open(self) -> None:
+        log.info("exchange %s: no more held messages", self.exchange)
+        self.state = State.OPEN
+        self.reason = ""
+        self.held_count = 0
+        self._lane = self._policy.main_lane
+        self._delays = backoff_delays(1.0, self._policy.settle_max_s)
+
+
+def _flat(tokens: Iterable[Token]) -> list[Record]:
+    """Return the messages behind tokens."""
+    records: list[Record] = []
+    for token in tokens:
+        if isinstance(token, list):
+            records += token
+        else:
+            records.append(token)
+    return records

@@ -1,0 +1,221 @@
+"""The bus's side of the flow: takes messages in order, sends them within a window, tells what is done.
+
+Knows routes and the window. What an answer of the broker means for one exchange is the outlet's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+
+from gevent.event import Event
+
+from vigiloconn.amqp import BusConnection
+from vigiloconn.errors import BusDown, BusRefused
+from vigiloconn.handlers.backup import BackupProvider
+from vigiloconn.handlers.base import Handler
+from vigiloconn.handlers.lane import Lane
+from vigiloconn.handlers.outlet import Outlet, State
+from vigiloconn.options import Publication, Settings
+from vigiloconn.ratelog import RateLimitedLog
+
+log = logging.getLogger(__name__)
+
+#: Bodies that are taken and not confirmed; keeps the memory small when lines are long.
+_WINDOW_BYTES = 4 << 20
+#: Messages are taken when at least this many fit, or a full window would be topped up one by one.
+_MIN_TAKE = 100
+#: How long the stop waits for confirms.
+_STOP_CONFIRM_S = 1.5
+
+
+class BusPublisher(Handler):
+    """Publishes what a `BackupProvider` holds, with publisher confirms and `mandatory`.
+
+    A message leaves the journal by the broker's confirm of that very message, by its TTL, or by being
+    parked or held with its reason. Messages of one exchange leave in the order of acceptance.
+
+    Counters in `stats()`: sent, expired, parked, unroutable; gauges: in_flight, held_exchanges.
+    """
+
+    name = "publisher"
+
+    def __init__(self, provider: BackupProvider, settings: Settings) -> None:
+        self.provider = provider
+        self.main_lane = Lane()
+        self.batch_send_perf = settings.bus.batch_send_perf
+        self.batch_linger_s = settings.bus.batch_linger_ms / 1000
+        # Whoever mended an exchange expects it to be found within two heartbeats.
+        self.settle_max_s = min(60.0, settings.bus.heartbeat_s)
+        self.log_traffic = settings.bus.log_traffic
+        self.parked_log = RateLimitedLog(log)
+        self._settings = settings
+        self._window = settings.bus.window
+        self._confirm_timeout_s = settings.bus.confirm_timeout_s
+        self._outlets: dict[str, Outlet] = {}
+        self._counts: Counter[str] = Counter()
+        self._connection: BusConnection | None = None
+        self._wake = Event()
+        self._idle = Event()
+        self._is_draining = False
+        self._stopping = False
+        self._moved_at = time.monotonic()
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    def start_service(self) -> None:
+        self.provider.on_available = self._wake.set
+        for exchange, count in self.provider.journal.held_exchanges().items():
+            log.warning("exchange %s: %d messages are held from before", exchange, count)
+            self._outlets[exchange] = Outlet(exchange, self, count)
+
+    def run(self) -> None:
+        if self._connection is not None and self.in_flight:
+            # The life before this one crashed in the middle of something.
+            self._connection.abort("the publisher was restarted")
+        while not self._stopping:
+            self._wake.wait(self._seconds_to_deadline())
+            self._wake.clear()
+            self._pump()
+        self._is_draining = True
+        self._wait_idle(min(_STOP_CONFIRM_S, self.supervisor.remaining_s() / 2))
+
+    def stop_service(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def connection_initialized(self) -> None:
+        self._connection = self.client.connection
+        self._is_draining = False
+        self._moved_at = time.monotonic()
+        self._wake.set()
+
+    def connection_lost(self) -> None:
+        self._connection = None
+        for outlet in self._outlets.values():
+            outlet.connection_lost(self.client.last_error)
+        self._idle.set()
+
+    def connection_blocked(self, blocked: bool) -> None:
+        self._moved_at = time.monotonic()
+        self._wake.set()
+
+    def drain(self, timeout_s: float) -> None:
+        self._is_draining = True
+        self._wait_idle(timeout_s)
+
+    def tick(self) -> None:
+        """Throw a connection away on which nothing is confirmed any more."""
+        connection = self._connection
+        if connection is None or connection.blocked or not self.in_flight:
+            self._moved_at = time.monotonic()
+            return
+        stalled_s = time.monotonic() - self._moved_at
+        if stalled_s > self._confirm_timeout_s:
+            connection.abort(f"{self.in_flight} messages sent and none confirmed for {stalled_s:.0f} s")
+
+    def stats(self) -> dict[str, float]:
+        names = ("sent", "expired", "parked", "unroutable")
+        return {
+            **{name: self._counts[name] for name in names},
+            "in_flight": self.in_flight,
+            "held_exchanges": sum(outlet.state is not State.OPEN for outlet in self._outlets.values()),
+        }
+
+    def problems(self) -> list[tuple[int, str]]:
+        found = [
+            (1, f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}")
+            for outlet in self._outlets.values() if outlet.state is not State.OPEN
+        ]
+        if self._connection is not None and self._connection.blocked:
+            found.append((1, "the broker takes no messages (connection.blocked)"))
+        return found
+
+    # -- what the outlets ask ------------------------------------------------------------------------------
+
+    def publication(self, kind: str) -> Publication:
+        """Return exchange and TTL of messages of type `kind`."""
+        return self._settings.publication(kind)
+
+    def parks_unroutable(self, kind: str) -> bool:
+        """Answer whether a message of type `kind` that nobody wants is parked (else it is counted and forgotten)."""
+        return self._settings.conn.when_unroutable_for(kind) == "park"
+
+    def count(self, figure: str, number: int) -> None:
+        """Add to a counter."""
+        self._counts[figure] += number
+
+    def progress(self) -> None:
+        """Something was answered: there may be room in the window, and the connection is alive."""
+        self._moved_at = time.monotonic()
+        self.client.proved()
+        self._wake.set()
+        if not self.in_flight:
+            self._idle.set()
+
+    # -- sending ---------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """Publishes that the broker has not answered."""
+        return sum(outlet.outstanding for outlet in self._outlets.values())
+
+    def _seconds_to_deadline(self) -> float | None:
+        if self._connection is None:
+            return None
+        deadlines = [due for outlet in self._outlets.values() if (due := outlet.deadline()) is not None]
+        return max(0.001, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _pump(self) -> None:
+        """Send until nothing is left, the window is full or the bus is gone."""
+        while not self._stopping:
+            connection = self._connection
+            if connection is None or connection.blocked or self._is_draining:
+                return
+            taken = self._fill()
+            try:
+                sent = sum([outlet.step(connection) for outlet in list(self._outlets.values())])
+            except BusDown as exc:
+                log.debug("sending stopped: %s", exc)
+                return
+            except BusRefused as exc:
+                connection.abort(f"no channel for publishing: {exc}")
+                return
+            if not sent and not taken:
+                return
+
+    def _fill(self) -> int:
+        """Take messages for the free part of the window, to the outlets of their exchanges."""
+        lane = self.main_lane
+        room = self._window - len(lane)
+        if room < min(_MIN_TAKE, self._window) or lane.size_bytes > _WINDOW_BYTES:
+            return 0
+        records = self.provider.take(room)
+        if not records:
+            return 0
+        lane.take(records)
+        kind, outlet = "", None
+        for record in records:
+            if outlet is None or record[1][0] != kind:
+                kind = record[1][0]
+                outlet = self._outlet(kind)
+            outlet.add(record)
+        return len(records)
+
+    def _outlet(self, kind: str) -> Outlet:
+        exchange = self._settings.publication(kind).exchange
+        outlet = self._outlets.get(exchange)
+        if outlet is None:
+            outlet = self._outlets[exchange] = Outlet(exchange, self)
+        return outlet
+
+    def _wait_idle(self, timeout_s: float) -> None:
+        self._idle.clear()
+        if self.in_flight:
+            self._idle.wait(timeout_s)
+
+
+def buspublisher_factory(settings: Settings, provider: BackupProvider) -> BusPublisher:
+    """Return a publisher for what `provider` holds, as `settings` say."""
+    return BusPublisher(provider, settings)

@@ -1,0 +1,38 @@
+"""`vigilo-connector send`: started once per event by Nagios, so it imports little."""
+
+from __future__ import annotations
+
+import sys
+
+from vigiloconn import paths, sender
+from vigiloconn.usage import EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
+
+
+def main(arguments: list[str]) -> int:
+    """Send a file or standard input to a connector's socket; return the exit status."""
+    options = parse(arguments)
+    try:
+        instance = parse_instance(options["--id"])
+        timeout_s = _parse_timeout(options["--timeout"])
+    except UsageError as exc:
+        return fail(exc, EXIT_USAGE)
+    path = options["--socket"] or paths.default_socket("nagios", instance)
+    name = options["FILE"]
+    if name in (None, "-"):
+        return sender.send(path, sys.stdin.buffer, sync=options["--sync"], timeout_s=timeout_s)
+    try:
+        source = open(name, "rb")
+    except OSError as exc:
+        return fail(f"{name}: can't be read: {exc.strerror}", EXIT_FAILED)
+    with source:
+        return sender.send(path, source, sync=options["--sync"], timeout_s=timeout_s)
+
+
+def _parse_timeout(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--timeout: expected seconds above 0, got {text!r}")
+    return seconds
