@@ -54,7 +54,8 @@ class _Trip:
     error: JournalFull | None = None
     is_written: bool = True
     """False when holds, parks and discards could not be done either."""
-    page: list[StoredRecord] = field(default_factory=list)
+    page: list[StoredRecord] | None = None
+    """None when none was asked for as the trip began; one may have been asked for since."""
     held: dict[str, list[StoredRecord]] = field(default_factory=dict)
 
 
@@ -438,7 +439,7 @@ class BackupProvider(Handler):
         self._group = []
 
     def _settle_pages(self, trip: _Trip) -> None:
-        if self._page_wanted:
+        if trip.page is not None:
             self._page_wanted = False
             if trip.page:
                 self._read_upto = trip.page[-1].id
