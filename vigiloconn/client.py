@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 
 from vigiloconn import ipv6
 from vigiloconn.amqp import BusConnection, GoingDown
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.handlers.base import Handler
+from vigiloconn.handlers.direct import DirectSender
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings, Settings
 from vigiloconn.rotation import Rotation
+from vigiloconn.serialize import encode
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class VigiloClient(Handler):
         self._settings = settings
         self._connection_name = connection_name
         self._handlers: list[Handler] = []
+        self._direct = DirectSender()
         endpoints = [ipv6.parse_endpoint(host, settings.default_port) for host in settings.hosts]
         # Within two heartbeats of its cure a broker is to be found: one for noticing, one for the delay.
         self._rotation = Rotation(endpoints, min(settings.max_reconnect_delay_s, settings.heartbeat_s))
@@ -62,6 +65,7 @@ class VigiloClient(Handler):
 
     def run(self) -> None:
         self._forget_connection()
+        self.supervisor.spawn(self._direct.run, name=f"{self.name}: direct", owner=self)
         while not self._stop.is_set():
             delay_s = self._live_once()
             if delay_s > 0 and not self._stop.is_set():
@@ -73,6 +77,18 @@ class VigiloClient(Handler):
         connection = self.connection
         if connection is not None:
             self.supervisor.spawn(connection.close, _CLOSE_S, name=f"{self.name}: close", owner=self)
+
+    def send(
+        self, exchange: str, routing_key: str, message: Mapping[str, Any] | bytes, **options: Any
+    ) -> AsyncResult[None]:
+        """Publish one message now or, while the bus is away, as soon as it is there; never blocks.
+
+        A mapping is sent as JSON. It is kept in memory only: what must survive the process goes through a
+        `BackupProvider`. `persistent=False` makes it transient on the broker. For the other options, the
+        result and what is raised see `DirectSender.send`.
+        """
+        body = message if isinstance(message, bytes) else encode(message)
+        return self._direct.send(exchange, routing_key, body, **options)
 
     def proved(self) -> None:
         """A handler has seen the broker do its work on this connection: back-off starts anew."""
@@ -144,12 +160,14 @@ class VigiloClient(Handler):
         self.connections += 1
         self.last_error = None
         self._blocked_at = None
+        self._direct.connection_initialized(connection)
         for handler in self._handlers:
             handler.connection_initialized()
 
     def _lost(self) -> None:
         self.connection = None
         self.connected_since = None
+        self._direct.connection_lost()
         for handler in self._handlers:
             handler.connection_lost()
 

@@ -128,14 +128,15 @@ class _Race:
     ) -> socket.socket:
         from gevent.queue import Empty
 
-        failures: list[str] = []
+        failures: dict[str, str] = {}
         waiting = list(reversed(addresses))
+        failed = 0
         next_attempt_s = 0.0
-        while waiting or len(failures) < len(self._attempts):
+        while waiting or failed < len(self._attempts):
             now_s = time.monotonic()
             if now_s >= deadline_s:
                 break
-            all_failed = len(failures) == len(self._attempts)
+            all_failed = failed == len(self._attempts)
             if waiting and (all_failed or now_s >= next_attempt_s):
                 self._attempts.append(self._spawn(self._attempt, waiting.pop(), deadline_s))
                 next_attempt_s = now_s + attempt_delay_s
@@ -146,13 +147,12 @@ class _Race:
                 continue
             if not isinstance(outcome, OSError):
                 return outcome
-            failures.append(f"{address}: {outcome.strerror or outcome}")
+            failed += 1
+            failures[address] = outcome.strerror or str(outcome)
             # At once: what has failed does not hold back the next address.
             next_attempt_s = 0.0
-        silent = len(addresses) - len(failures)
-        if silent:
-            failures.append(f"no answer in time from {silent} of {len(addresses)} addresses")
-        raise BusDown(f"{endpoint}: no connection: {'; '.join(failures)}")
+        said = (f"{address[4][0]}: {failures.get(address[4][0], 'no answer in time')}" for address in addresses)
+        raise BusDown(f"{endpoint}: no connection: {'; '.join(said)}")
 
     def end(self) -> None:
         """End what still runs and close what connected too late."""

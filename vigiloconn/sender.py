@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _CHUNK_BYTES = 65536
+#: The longest single wait: poll() takes milliseconds in 31 bits.
+_MAX_WAIT_S = 1_000_000.0
 
 
 class _Failure(Exception):
@@ -133,4 +135,4 @@ def _remaining_s(deadline_s: float) -> float:
     remaining_s = deadline_s - time.monotonic()
     if remaining_s <= 0:
         raise TimeoutError
-    return remaining_s
+    return min(remaining_s, _MAX_WAIT_S)

@@ -1,0 +1,173 @@
+"""Single messages that are in no journal: dead letters, states, what a connector sends by itself.
+
+Knows one channel in confirm mode. What is sent waits in memory until the bus has confirmed it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gevent.event import AsyncResult, Event
+
+from vigiloconn.amqp import BusConnection
+from vigiloconn.confirms import ConfirmChannel
+from vigiloconn.errors import BadMessage, BusDown, BusRefused
+from vigiloconn.frames import PublishFrames
+
+#: Bodies are held in memory: a sender that does not look at its results must not fill it.
+MAX_WAITING = 10_000
+_BUFFER_MESSAGES = 50
+
+
+@dataclass(slots=True, eq=False)
+class _Letter:
+    exchange: str
+    routing_key: str
+    body: bytes
+    options: dict[str, Any]
+    message_id: str
+    result: AsyncResult[None] = field(default_factory=AsyncResult)
+
+
+class DirectSender:
+    """Publishes messages one after the other, and again after a loss of the connection, until each is answered.
+
+    `run()` is one life of a greenlet; a client runs it for its connection.
+    """
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.refused = 0
+        self._connection: BusConnection | None = None
+        self._channel: ConfirmChannel[_Letter] | None = None
+        self._waiting: deque[_Letter] = deque()
+        self._returned: dict[str, str] = {}
+        self._one_by_one = 0
+        self._ids = itertools.count(1)
+        self._prefix = uuid.uuid4().hex
+        self._wake = Event()
+
+    def send(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        *,
+        persistent: bool = True,
+        mandatory: bool = False,
+        headers: Mapping[str, Any] | None = None,
+        ttl_ms: int | None = None,
+        content_type: str = "application/json",
+        message_id: str | None = None,
+    ) -> AsyncResult[None]:
+        """Send as soon as the bus is there; never blocks.
+
+        The result is set to None by the broker's confirm, or to `BusRefused` when it refused the message or,
+        with `mandatory`, no queue is bound; to `BadMessage` when it can't be encoded. Raises `BusDown` when
+        `MAX_WAITING` messages wait already.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise BusDown(f"{MAX_WAITING} messages wait for the bus already")
+        options = {
+            "persistent": persistent, "mandatory": mandatory, "headers": headers, "expiration_ms": ttl_ms,
+            "content_type": content_type,
+        }  # fmt: skip
+        letter = _Letter(exchange, routing_key, body, options, message_id or f"{self._prefix}-{next(self._ids)}")
+        self._waiting.append(letter)
+        self._wake.set()
+        return letter.result
+
+    @property
+    def waiting(self) -> int:
+        """Messages without an answer."""
+        return len(self._waiting) + (self._channel.outstanding if self._channel is not None else 0)
+
+    def connection_initialized(self, connection: BusConnection) -> None:
+        """The bus is there. Must not block."""
+        self._connection = connection
+        self._wake.set()
+
+    def connection_lost(self) -> None:
+        """Take back what is unanswered."""
+        self._connection = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._waiting.extendleft(reversed(channel.unanswered()))
+        self._returned.clear()
+
+    def run(self) -> None:
+        """Send what waits, for ever."""
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                while self._connection is not None and self._waiting and self._step(self._connection):
+                    pass
+            except BusDown:
+                continue
+            except BusRefused as exc:
+                if self._connection is not None:
+                    self._connection.abort(f"no channel for sending: {exc}")
+
+    def _step(self, connection: BusConnection) -> bool:
+        channel = self._channel
+        if channel is None or channel.closed:
+            channel = ConfirmChannel(
+                connection, on_settled=self._settled, on_returned=self._on_returned, on_closed=self._closed
+            )
+            if connection.lost is not None:
+                raise connection.lost
+            self._channel = channel
+        if self._one_by_one and channel.outstanding:
+            return False
+        letters, parts = [], []
+        while self._waiting and len(letters) < (1 if self._one_by_one else _BUFFER_MESSAGES):
+            letter = self._waiting.popleft()
+            try:
+                frames = PublishFrames(
+                    channel.id, letter.exchange, letter.routing_key, frame_max=connection.frame_max, **letter.options
+                )
+            except BadMessage as exc:
+                letter.result.set_exception(exc)
+                continue
+            parts.append(frames.render(letter.body, letter.message_id.encode()))
+            letters.append(letter)
+        if letters:
+            channel.send(b"".join(parts), letters)
+        return True
+
+    def _settled(self, letters: list[_Letter], acked: bool) -> None:
+        for letter in letters:
+            reason = self._returned.pop(letter.message_id, None)
+            if not acked:
+                reason = "refused by the broker (basic.nack)"
+            if reason is None:
+                self.sent += 1
+                letter.result.set(None)
+            else:
+                self.refused += 1
+                code = int(reason[:3]) if reason[:3].isdigit() else 0
+                letter.result.set_exception(BusRefused(f"exchange {letter.exchange!r}: {reason}", code))
+        self._one_by_one = max(0, self._one_by_one - len(letters))
+        self._wake.set()
+
+    def _on_returned(self, message_id: str, reason: str) -> None:
+        self._returned[message_id] = reason
+
+    def _closed(self, error: BusRefused, unanswered: list[_Letter]) -> None:
+        """The broker does not say which message it meant: find out by sending them one by one."""
+        self._channel = None
+        self._returned.clear()
+        if len(unanswered) == 1:
+            self.refused += 1
+            unanswered[0].result.set_exception(error)
+            self._one_by_one = max(0, self._one_by_one - 1)
+        else:
+            self._one_by_one = len(unanswered)
+            self._waiting.extendleft(reversed(unanswered))
+        self._wake.set()
