@@ -107,7 +107,7 @@ def test_appended_messages_are_read_back_in_order_with_body_and_time(journal: Db
     first = append(journal, 3, accepted_at=1000.0)
     second = append(journal, 2, accepted_at=1001.5)
     found = journal.peek(0, 10, 1 << 20)
-    assert [tuple(r) for r in found] == [(r.id, r.body, r.accepted_at) for r in first + second]
+    assert [(r.id, r.body, r.accepted_at) for r in found] == [(r.id, r.body, r.accepted_at) for r in first + second]
     assert journal.last_id() == second[-1].id
     assert_totals_are_exact(journal)
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from vigiloconn.interfaces import Record
 
 T = TypeVar("T")
@@ -65,7 +67,7 @@ class OpenReport:
     """True for `:memory:`: what is accepted ends with the process."""
 
 
-class StoredRecord(NamedTuple):
+class StoredRecord(msgspec.Struct, frozen=True, gc=False):
     """A message read back."""
 
     id: int

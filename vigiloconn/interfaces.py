@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 
 class RouteKey(NamedTuple):
     """What decides how a message travels: `[publications]` gives exchange and TTL for `type`."""
@@ -24,8 +26,8 @@ Item = tuple[RouteKey, bytes]
 """A message before it is accepted: its route key and its body, a JSON object in UTF-8."""
 
 
-class Record(NamedTuple):
-    """An accepted message."""
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """An accepted message. A struct of msgspec's: made for every message, it costs a tenth of a named tuple."""
 
     id: int
     """Its number in the journal; grows in the order of acceptance and is never used twice."""

@@ -29,7 +29,7 @@ _MAX_DEPTH = 100
 _encoder = msgspec.json.Encoder()
 _encode = _encoder.encode
 _decoder = msgspec.json.Decoder(dict[str, Any])
-_shared_keys: dict[tuple[str, str], RouteKey] = {}
+_shared_keys: dict[tuple[str, str | None], RouteKey] = {}
 
 
 def _event(fields: list[str]) -> dict[str, str] | None:
@@ -196,7 +196,16 @@ def route_key(message: Mapping[str, Any]) -> RouteKey:
 
 def stored_route_key(body: bytes) -> RouteKey:
     """Return the route key of a body that was read back from the journal. Raises `BadMessage`."""
-    return route_key(decode(body))
+    try:
+        head = _decode_head(body)
+    except msgspec.MsgspecError:
+        # What is wrong with it, in words; or nothing is, and only the short cut can't take it.
+        return route_key(decode(body))
+    if not head.type:
+        return route_key(decode(body))
+    if head.persistent is not False:
+        return _shared_key(head.type, head.routing_key or None)
+    return RouteKey(head.type, head.routing_key or None, False)
 
 
 def split_messages(message: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -229,7 +238,18 @@ def _what_is_wrong(fields: list[str]) -> str:
     return f"type {type_[:40]!r} of {len(fields)} fields: expected event, perf, state or nagios"
 
 
-def _shared_key(type_: str, routing_key: str) -> RouteKey:
+class _Head(msgspec.Struct, gc=False):
+    """What of a message decides how it travels; the rest is skipped without being built."""
+
+    type: str
+    routing_key: str | None = None
+    persistent: Any = True
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def _shared_key(type_: str, routing_key: str | None) -> RouteKey:
     key = _shared_keys.get((type_, routing_key))
     if key is None:
         if len(_shared_keys) >= _MAX_SHARED_KEYS:

@@ -125,7 +125,8 @@ class DirectSender:
             self._channel = channel
         if self._one_by_one and channel.outstanding:
             return False
-        letters, parts = [], []
+        letters: list[_Letter] = []
+        parts: list[bytes] = []
         while self._waiting and len(letters) < (1 if self._one_by_one else _BUFFER_MESSAGES):
             letter = self._waiting.popleft()
             try:

@@ -31,25 +31,25 @@ class Lane:
         """Add messages, ids ascending and above those that were taken before."""
         for record in records:
             self.taken.append(record)
-            self.size_bytes += len(record[2])
+            self.size_bytes += len(record.body)
 
     def finish(self, records: Iterable[Record]) -> bool:
         """Mark messages as finished; return True when `finished_upto` has moved. Repeats do no harm."""
         taken, finished, before = self.taken, self._finished, self.finished_upto
         for record in records:
-            if taken and taken[0][0] == record[0]:
-                self.size_bytes -= len(taken.popleft()[2])
-                self.finished_upto = record[0]
-            elif record[0] > self.finished_upto:
-                finished.add(record[0])
-        while finished and taken and taken[0][0] in finished:
+            if taken and taken[0].id == record.id:
+                self.size_bytes -= len(taken.popleft().body)
+                self.finished_upto = record.id
+            elif record.id > self.finished_upto:
+                finished.add(record.id)
+        while finished and taken and taken[0].id in finished:
             done = taken.popleft()
-            finished.discard(done[0])
-            self.size_bytes -= len(done[2])
-            self.finished_upto = done[0]
+            finished.discard(done.id)
+            self.size_bytes -= len(done.body)
+            self.finished_upto = done.id
         return self.finished_upto != before
 
     def unfinished(self) -> list[Record]:
         """Return what is taken and not finished, in order."""
         finished = self._finished
-        return [record for record in self.taken if record[0] not in finished]
+        return [record for record in self.taken if record.id not in finished]

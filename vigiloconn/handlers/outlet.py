@@ -181,20 +181,20 @@ class Outlet:
         self._linger_until = None
         while queue and len(tokens) < limit and size < _BUFFER_BYTES:
             record = queue[0]
-            route = self._frames.get(record[1])
+            route = self._frames.get(record.key)
             if route is None:
                 route = self._make_route(record, channel_id, frame_max)
                 if route is None:
                     continue
             frames, ttl_s = route
-            if ttl_s is not None and now - record[3] > ttl_s:
+            if ttl_s is not None and now - record.accepted_at > ttl_s:
                 queue.popleft()
                 self._policy.count("expired", 1)
                 self._finish([record])
                 continue
             token: Token = record
-            body = record[2]
-            if self._policy.batch_send_perf > 1 and record[1].type == "perf":
+            body = record.body
+            if self._policy.batch_send_perf > 1 and record.key.type == "perf":
                 group = self._perf_group()
                 if group is None:
                     break
@@ -204,7 +204,7 @@ class Outlet:
                 queue.popleft()
             if self._policy.log_traffic:
                 log.debug("to %s: %s", self.exchange, body)
-            frame = frames.render(body, prefix + b"%d" % record[0])
+            frame = frames.render(body, prefix + b"%d" % record.id)
             size += len(frame)
             parts.append(frame)
             tokens.append(token)
@@ -276,7 +276,7 @@ class Outlet:
         """Tell the lane, and through it the journal, that these are done; `is_taken`: the exchange took them."""
         lane = self._lane
         moved = lane.finish(records)
-        if self._careful_upto and records[-1][0] >= self._careful_upto:
+        if self._careful_upto and records[-1].id >= self._careful_upto:
             self._careful_upto = 0
         if lane is self._held_lane:
             self.held_count -= len(records)

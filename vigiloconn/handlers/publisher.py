@@ -197,8 +197,8 @@ class BusPublisher(Handler):
         lane.take(records)
         kind, outlet = "", None
         for record in records:
-            if outlet is None or record[1][0] != kind:
-                kind = record[1][0]
+            if outlet is None or record.key.type != kind:
+                kind = record.key.type
                 outlet = self._outlet(kind)
             outlet.add(record)
         return len(records)
