@@ -107,7 +107,7 @@ class Running:
         self.supervisor.stop()
         self.life.join(timeout=DEADLINE_S)
         assert self.life.dead
-        return int(self.life.value)
+        return self.life.value or 0
 
     def end(self) -> None:
         self.sink.room.set()
@@ -439,6 +439,21 @@ def test_the_socket_is_open_to_owner_and_group_only(tmp_path: Path) -> None:
     assert not os.path.exists(path)
 
 
+def test_the_socket_is_the_owners_alone_until_its_group_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    chmod = os.chmod
+
+    def see(path: str, mode: int) -> None:
+        modes.append(stat.S_IMODE(os.stat(path).st_mode))
+        chmod(path, mode)
+
+    monkeypatch.setattr("vigiloconn.sockfile.os.chmod", see)
+    started(str(tmp_path / "s")).close()
+    assert modes == [0o600]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to any group")
 def test_the_socket_belongs_to_the_group_of_the_settings(tmp_path: Path) -> None:
     group = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, os.getegid()))
@@ -449,7 +464,7 @@ def test_the_socket_belongs_to_the_group_of_the_settings(tmp_path: Path) -> None
 
 
 def test_an_unknown_group_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="socket_group.*no-such-group"):
+    with pytest.raises(StartError, match=r"socket_group.*no-such-group"):
         started(str(tmp_path / "s"), group="no-such-group")
     assert not (tmp_path / "s").exists()
 
@@ -499,7 +514,7 @@ def test_what_is_not_a_socket_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="expected a directory .*/missing"):
+    with pytest.raises(StartError, match=r"expected a directory .*/missing"):
         started(str(tmp_path / "missing" / "s"))
 
 
@@ -555,6 +570,17 @@ def test_the_stop_takes_writers_that_were_not_accepted_yet(tmp_path: Path) -> No
         running.stop()
         assert running.stat("connections_total") == 1
         assert sink.numbers() == [1, 2], "it had come to its end by itself, so its last line is whole"
+
+
+def test_the_stop_does_not_wait_for_a_writer_that_it_accepts_last(tmp_path: Path) -> None:
+    sink = MemorySink()
+    with listening(tmp_path, sink) as running, stdlib_socket.socket(stdlib_socket.AF_UNIX) as writer:
+        writer.connect(running.path)
+        writer.sendall(line(1))
+        began_s = time.monotonic()
+        running.stop()
+        assert time.monotonic() - began_s < 0.5
+        assert sink.numbers() == [1]
 
 
 def test_the_stop_with_idle_writers_is_quick(running: Running) -> None:

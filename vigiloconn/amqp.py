@@ -41,6 +41,7 @@ _TCP_USER_TIMEOUT_MS = 30_000
 _CONFIRM_SIZE = 13
 _ACK = b"\x00\x3c\x00\x50"
 _NACK = b"\x00\x3c\x00\x78"
+_DELIVER = b"\x00\x3c\x00\x3c"
 #: How long a declare, a bind or the opening of a channel may take.
 RPC_TIMEOUT_S = 30.0
 
@@ -195,6 +196,8 @@ class BusConnection:
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
         self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
         """channel id -> function of (delivery tag, multiple, is an ack); called on the reader's greenlet."""
+        self.deliveries: dict[int, Callable[[int, bytes], None]] = {}
+        """channel id -> function of (frame type, payload) for deliveries' frames; called on the reader's greenlet."""
         self._name = name
         self._clock = clock
         self._lock = Semaphore(1)
@@ -342,6 +345,8 @@ class BusConnection:
             if (method == _ACK or method == _NACK) and (confirm := self.confirms.get(channel_id)) is not None:
                 tag, bits = unpack_from(">QB", buffer, payload + 4)
                 confirm(tag, bool(bits & 1), method == _ACK)
+            elif channel_id in self.deliveries and (kind != 1 or buffer.startswith(_DELIVER, payload)):
+                self.deliveries[channel_id](kind, buffer[payload:stop])
             elif on_frame is not None:
                 on_frame((kind, channel_id, buffer[payload:stop]))
             if self._lost is not None:

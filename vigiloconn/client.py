@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import gevent
 from gevent.event import AsyncResult, Event
 
 from vigiloconn import ipv6
@@ -119,13 +120,16 @@ class VigiloClient(Handler):
             return 0.0
         began = time.monotonic()
         self._made(connection)
-        watch = self.supervisor.spawn(self._watch, connection, name=f"{self.name}: watch", owner=self)
+        watchers = [
+            self.supervisor.spawn(self._watch, connection, name=f"{self.name}: watch", owner=self),
+            self.supervisor.spawn(self._fail_back, connection, name=f"{self.name}: fail-back", owner=self),
+        ]
         try:
             connection.read()
         except (BusDown, BusRefused) as exc:
             self.last_error = exc
         finally:
-            watch.kill(block=False)
+            gevent.killall(watchers, block=False)
             self._lost()
         assert self.last_error is not None
         if self._stop.is_set():
@@ -186,7 +190,6 @@ class VigiloClient(Handler):
     # -- watching, on a greenlet of its own: it may block in a write --------------------------------------------
 
     def _watch(self, connection: BusConnection) -> None:
-        began = time.monotonic()
         period_s = min(_TICK_S, self._settings.heartbeat_s / 4)
         while connection.lost is None:
             self._stop.wait(period_s)
@@ -196,9 +199,6 @@ class VigiloClient(Handler):
             for handler in self._handlers:
                 handler.tick()
             self._leave_blocked(connection)
-            if not self._rotation.is_preferred and time.monotonic() - began > self._settings.failback_delay_s:
-                began = time.monotonic()
-                self._try_preferred(connection)
 
     def _leave_blocked(self, connection: BusConnection) -> None:
         """A broker that is blocked for too long is left for another one, never for itself."""
@@ -206,6 +206,12 @@ class VigiloClient(Handler):
             return
         if time.monotonic() - self._blocked_at > self._settings.blocked_timeout_s:
             connection.abort(f"blocked for {self._settings.blocked_timeout_s:g} s")
+
+    # -- the way back, on a greenlet of its own: a trial takes longer than a heartbeat may wait ------------------
+
+    def _fail_back(self, connection: BusConnection) -> None:
+        while not self._rotation.is_preferred and not self._stop.wait(self._settings.failback_delay_s):
+            self._try_preferred(connection)
 
     def _try_preferred(self, connection: BusConnection) -> None:
         """Go back to the preferred broker if it takes a login; the window is drained first."""

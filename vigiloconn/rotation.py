@@ -56,18 +56,19 @@ class Rotation:
     def failed(self, *, leave: bool = False, slow: bool = False) -> float:
         """Note a failure of the current broker and return the delay in seconds before the next attempt.
 
-        `leave` goes to the next broker at once (it shuts down, or is blocked); `slow` takes the longest
+        `leave` goes to the next broker, the first time at once (it shuts down, or is blocked); `slow` takes the longest
         delay (the broker refuses the login: haste does not help).
         """
         self._failures += 1
-        self._is_proved = False
+        # Brokers that all send us away at once would be asked in a circle, without a pause.
+        is_first, self._is_proved = self._is_proved, False
         went_on = False
         if self.has_others and (leave or self._failures >= FAILURES_BEFORE_NEXT):
             self._index = (self._index + 1) % len(self._endpoints)
             self._failures = 0
             went_on = True
         delay_s = next(self._delays)
-        if leave and went_on:
+        if leave and went_on and is_first:
             return 0.0
         return self._max_delay_s if slow else delay_s
 

@@ -108,7 +108,7 @@ class Supervisor:
             for handler in self._handlers:
                 handler.start_service()
                 self._lives[handler] = self._spawn_life(handler)
-        except StartError:
+        except Exception:
             self._stopping.set()
             self._stop_all()
             raise
@@ -140,34 +140,44 @@ class Supervisor:
         """Run one life after the other until one ends in order or the stop comes."""
         crash_times: deque[float] = deque()
         delays = backoff_delays(0.1, 10.0)
+        delay_s = 0.0
         while True:
             try:
+                # The pause is inside, too: a helper that fails a moment after its owner is thrown in here.
+                if delay_s:
+                    self._wait(self._stopping, delay_s)
+                    if self._stopping.is_set():
+                        return
                 handler.run()
                 return
-            except Exception as exc:
+            # gevent.Timeout is no Exception, and one that strays must not end a life for good.
+            except (Exception, gevent.Timeout) as exc:
                 if self._stopping.is_set():
                     log.warning("%s failed while stopping", handler.name, exc_info=True)
                     return
-                self.crashes += 1
-                now = self._clock()
-                crash_times.append(now)
-                while crash_times and crash_times[0] < now - self._crash_period_s:
-                    crash_times.popleft()
-                if len(crash_times) == 1:
-                    delays = backoff_delays(0.1, 10.0)
                 self._kill_helpers(handler)
-                if len(crash_times) > self._max_crashes:
-                    log.critical(
-                        "%s crashed %d times within %.0f s, the last time with %r: stopping",
-                        handler.name, len(crash_times), self._crash_period_s, exc, exc_info=True,
-                    )
+                if self._is_too_much(handler, crash_times, exc):
                     self.stop(1)
                     return
+                if len(crash_times) == 1:
+                    delays = backoff_delays(0.1, 10.0)
                 delay_s = next(delays)
                 log.error("%s crashed, restarted in %.1f s", handler.name, delay_s, exc_info=True)
-                self._wait(self._stopping, delay_s)
-                if self._stopping.is_set():
-                    return
+
+    def _is_too_much(self, handler: Handler, crash_times: deque[float], exc: BaseException) -> bool:
+        """Count a crash; answer whether there were too many within the period."""
+        self.crashes += 1
+        now = self._clock()
+        crash_times.append(now)
+        while crash_times[0] < now - self._crash_period_s:
+            crash_times.popleft()
+        if len(crash_times) <= self._max_crashes:
+            return False
+        log.critical(
+            "%s crashed %d times within %.0f s, the last time with %r: stopping",
+            handler.name, len(crash_times), self._crash_period_s, exc, exc_info=True,
+        )
+        return True
 
     def _helper_ended(self, greenlet: Greenlet[..., Any]) -> None:
         owner = self._helpers.pop(greenlet, None)
@@ -189,7 +199,11 @@ class Supervisor:
             self._deadline = self._clock() + self.stop_timeout_s
         started = [h for h in self._handlers if h in self._lives]
         for left, handler in zip(range(len(started), 0, -1), reversed(started), strict=True):
-            handler.stop_service()
+            try:
+                handler.stop_service()
+            except Exception:
+                # The others still have their data to save.
+                log.error("%s could not be asked to stop", handler.name, exc_info=True)
             life = self._lives[handler]
             # An equal share of what is left: one that hangs must not use up the time of those that save data.
             life.join(timeout=max(_KILL_GRACE_S, self.remaining_s() / left))

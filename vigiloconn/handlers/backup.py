@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -56,7 +56,14 @@ class _Trip:
     """False when holds, parks and discards could not be done either."""
     page: list[StoredRecord] | None = None
     """None when none was asked for as the trip began; one may have been asked for since."""
-    held: dict[str, list[StoredRecord]] = field(default_factory=dict)
+    held: dict[str, tuple[_HeldRequest, list[StoredRecord]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HeldRequest:
+    """One request for a held page; told from others by identity, since one may come while a trip answers another."""
+
+    after_id: int
 
 
 class BackupProvider(Handler):
@@ -96,14 +103,14 @@ class BackupProvider(Handler):
         self._memory: deque[Record] = deque()
         self._read_upto = 0
         self._last_id = 0
-        self._uncommitted: deque[Record] = deque()
+        self._uncommitted: OrderedDict[int, Record] = OrderedDict()
         self._holds: list[tuple[str, Record]] = []
         self._parks: list[tuple[str, Record, str]] = []
         self._discard_upto = 0
         self._held_discard_upto: dict[str, int] = {}
         self._discard_due: float | None = None
         self._page_wanted = False
-        self._held_wanted: dict[str, int] = {}
+        self._held_wanted: dict[str, _HeldRequest] = {}
         self._held_pages: dict[str, list[Record]] = {}
         self._retry_at = 0.0
         self._drop_log = RateLimitedLog(log)
@@ -236,7 +243,9 @@ class BackupProvider(Handler):
         """Return up to `limit` oldest messages that were not taken yet. They stay stored until discarded."""
         memory = self._memory
         taken = [memory.popleft() for _ in range(min(limit, len(memory)))]
-        if len(memory) < self._memory_messages // 2 and self._read_upto < self._last_id and not self._page_wanted:
+        # At 1 message, half of it would never be fallen below.
+        is_low = len(memory) < max(1, self._memory_messages // 2)
+        if is_low and self._read_upto < self._last_id and not self._page_wanted:
             self._page_wanted = True
             self._wake.set()
         return taken
@@ -245,8 +254,8 @@ class BackupProvider(Handler):
         """Every message of the main table up to `id` is finished."""
         self._discard_upto = id
         uncommitted = self._uncommitted
-        while uncommitted and uncommitted[0].id <= id:
-            uncommitted.popleft()
+        while uncommitted and next(iter(uncommitted)) <= id:
+            uncommitted.popitem(last=False)
         self._discard_soon()
 
     def discard_held_upto(self, exchange: str, id: int) -> None:
@@ -274,7 +283,9 @@ class BackupProvider(Handler):
     def ask_held(self, exchange: str, after_id: int) -> None:
         """Read the oldest messages held for `exchange` with ids above `after_id`, holds asked for before
         included; `on_available` is called when `take_held` has them."""
-        self._held_wanted[exchange] = after_id
+        self._held_wanted[exchange] = _HeldRequest(after_id)
+        # The answer to an earlier request must not be taken for the answer to this one.
+        self._held_pages.pop(exchange, None)
         self._wake.set()
 
     def take_held(self, exchange: str) -> list[Record] | None:
@@ -282,37 +293,31 @@ class BackupProvider(Handler):
         return self._held_pages.pop(exchange, None)
 
     def _forget_uncommitted(self, records: list[Record]) -> None:
-        if self._uncommitted:
-            gone = {record.id for record in records}
-            self._uncommitted = deque(record for record in self._uncommitted if record.id not in gone)
+        for record in records:
+            self._uncommitted.pop(record.id, None)
 
     # -- the cycle -----------------------------------------------------------------------------------
 
     def _wait_for_work(self) -> None:
-        now = time.monotonic()
-        if self.full:
-            # Discards and pages may still be done; appends wait until there is room again.
-            self._wake.wait(max(0.01, self._retry_at - now))
-        elif self._group:
-            return
-        elif self._discard_due is not None:
-            if not self._wake.is_set():
-                self._wake.wait(max(0.001, self._discard_due - now))
-        else:
-            self._wake.wait()
-        # A discard that is not due alone waits for company, but an append takes it along.
-        while (
-            not self._urgent() and self._discard_due is not None and (left := self._discard_due - time.monotonic()) > 0
-        ):
+        # Looked at before each wait, not only told by `_wake`: a writer that waits for room in the intake
+        # can't say that it is there.
+        while (delay_s := self._seconds_to_work()) is None or delay_s > 0:
             self._wake.clear()
-            self._wake.wait(left)
-        self._wake.clear()
+            self._wake.wait(delay_s)
 
-    def _urgent(self) -> bool:
-        return bool(
-            self.is_stopping or self._group or not self._intake.empty() or self._holds or self._parks
-            or self._page_wanted or self._held_wanted or (self._uncommitted and not self.bus_is_up)
-        )  # fmt: skip
+    def _seconds_to_work(self) -> float | None:
+        """Return after how long there is something to do, 0 for now; None if not before something comes."""
+        if self.is_stopping or self._page_wanted:
+            return 0.0
+        if self.full:
+            return max(0.0, self._retry_at - time.monotonic())
+        if (
+            self._group or not self._intake.empty() or self._holds or self._parks or self._held_wanted
+            or (self._uncommitted and not self.bus_is_up)
+        ):  # fmt: skip
+            return 0.0
+        # A discard alone waits for company.
+        return None if self._discard_due is None else max(0.0, self._discard_due - time.monotonic())
 
     def _gather(self) -> None:
         """Move batches from the intake to the group that the next transaction commits."""
@@ -328,7 +333,7 @@ class BackupProvider(Handler):
             size_bytes += batch.size_bytes
 
     def _cycle(self) -> None:
-        retry = not self.full or time.monotonic() >= self._retry_at
+        retry = not self.full or self.is_stopping or time.monotonic() >= self._retry_at
         if retry:
             self._gather()
         group = self._group if retry else []
@@ -338,10 +343,10 @@ class BackupProvider(Handler):
             Record(id, key, body, now)
             for id, (key, body) in enumerate((item for batch in group for item in batch.items), first_id)
         ]
-        keep = self._keeps_in_memory(group, records)
+        keep = not retry or self._keeps_in_memory(group, records)
         appends = records if not keep else []
         if self._uncommitted and not keep:
-            appends = [*self._uncommitted, *records]
+            appends = [*self._uncommitted.values(), *records]
         changes = self._changes(appends)
         try:
             trip = self._pool.apply(self._work, (changes, self._page_wanted, dict(self._held_wanted)))
@@ -350,12 +355,12 @@ class BackupProvider(Handler):
             return
         if trip.is_written:
             self._settle_changes(changes)
-        if trip.error is None:
+        if trip.error is not None:
+            self._disk_is_full(trip.error, retry)
+        elif retry:
             self._settle_group(group, records, keep)
             self.full = False
             self._room.set()
-        else:
-            self._disk_is_full(trip.error)
         self._settle_pages(trip)
 
     def _next_id(self) -> int:
@@ -380,7 +385,7 @@ class BackupProvider(Handler):
             held_discard_upto=dict(self._held_discard_upto),
         )
 
-    def _work(self, changes: Changes, page_wanted: bool, held_wanted: dict[str, int]) -> _Trip:
+    def _work(self, changes: Changes, page_wanted: bool, held_wanted: dict[str, _HeldRequest]) -> _Trip:
         """Do one trip, on the journal's thread."""
         trip = _Trip()
         journal = self.journal
@@ -390,11 +395,13 @@ class BackupProvider(Handler):
         except JournalFull as exc:
             trip.error = exc
             trip.is_written = bool(changes.appends) and self._applied_without_appends(changes)
-        if page_wanted:
+        # Without room for holds and parks, reading on would gather them in memory without an end.
+        if page_wanted and (trip.is_written or len(changes.holds) + len(changes.parks) < 2 * PAGE_MESSAGES):
             trip.page = journal.peek(self._read_upto, PAGE_MESSAGES, PAGE_BYTES)
         if trip.is_written:
-            for exchange, after_id in held_wanted.items():
-                trip.held[exchange] = journal.peek_held(exchange, after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
+            for exchange, asked in held_wanted.items():
+                page = journal.peek_held(exchange, asked.after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
+                trip.held[exchange] = (asked, page)
         return trip
 
     def _applied_without_appends(self, changes: Changes) -> bool:
@@ -423,7 +430,7 @@ class BackupProvider(Handler):
             at_head = self._read_upto == self._last_id
             self._last_id = records[-1].id
             if keep:
-                self._uncommitted.extend(records)
+                self._uncommitted.update((record.id, record) for record in records)
                 # The journal counts ids that it has not seen as used, so that none comes again after a restart.
                 self.journal.next_id = self._last_id + 1
             if keep or (at_head and len(self._memory) + len(records) <= self._memory_messages):
@@ -448,9 +455,10 @@ class BackupProvider(Handler):
             else:
                 # Everything between was discarded or moved.
                 self._read_upto = self._last_id
-        for exchange, stored in trip.held.items():
-            self._held_wanted.pop(exchange, None)
-            self._held_pages[exchange] = self._readable(stored)
+        for exchange, (asked, stored) in trip.held.items():
+            if self._held_wanted.get(exchange) is asked:
+                del self._held_wanted[exchange]
+                self._held_pages[exchange] = self._readable(stored)
         if trip.held:
             self.on_available()
 
@@ -469,20 +477,21 @@ class BackupProvider(Handler):
 
     # -- bad weather -----------------------------------------------------------------------------------
 
-    def _disk_is_full(self, error: JournalFull) -> None:
+    def _disk_is_full(self, error: JournalFull, is_retry: bool) -> None:
         """Nothing of the group was accepted: it stays in hand, and so does what could not be moved or discarded."""
         if not self.full:
             log.error("%s: nothing more is accepted until there is room; publishing goes on", error)
         else:
             self._full_log("%s: tried again every %.0f s", error, _FULL_RETRY_S)
         self.full = True
-        self._retry_at = time.monotonic() + _FULL_RETRY_S
+        if is_retry:
+            # What else goes to the journal in between must not put the next attempt off.
+            self._retry_at = time.monotonic() + _FULL_RETRY_S
 
     def _start_afresh(self, error: JournalDamaged) -> None:
         """Set the damaged file aside. What is in memory goes on, and into the new file."""
         aside = self._pool.apply(self.journal.start_afresh, (str(error),))
         self.report = OpenReport(aside, str(error), 0, False)
-        self._held_wanted, self._held_pages = {}, {}
         # What was only in the old file stays there; ids go on above.
         self._read_upto = self._last_id
         self._page_wanted = False

@@ -71,7 +71,7 @@ class DirectSender:
         with `mandatory`, no queue is bound; to `BadMessage` when it can't be encoded. Raises `BusDown` when
         `MAX_WAITING` messages wait already.
         """
-        if len(self._waiting) >= MAX_WAITING:
+        if self.waiting >= MAX_WAITING:
             raise BusDown(f"{MAX_WAITING} messages wait for the bus already")
         options = {
             "persistent": persistent, "mandatory": mandatory, "headers": headers, "expiration_ms": ttl_ms,

@@ -67,6 +67,7 @@ class Policy(Protocol):
     def parks_unroutable(self, kind: str) -> bool: ...
     def count(self, figure: str, number: int) -> None: ...
     def progress(self) -> None: ...
+    def is_full(self) -> bool: ...
 
 
 class Outlet:
@@ -89,6 +90,7 @@ class Outlet:
         self._lane = self._held_lane if held_count else policy.main_lane
         self._held_read_upto = 0
         self._held_asked: int | None = None
+        self._held_end: int | None = None
         self._holds = 0
         self._frames: dict[RouteKey, tuple[PublishFrames, int | None]] = {}
         self._returned: dict[str, str] = {}
@@ -120,6 +122,7 @@ class Outlet:
 
     def step(self, connection: BusConnection) -> int:
         """Send what may be sent now in one write; return the number of publishes. Raises `BusDown`."""
+        self._linger_until = None
         if self.state is State.HELD:
             if self.outstanding or time.monotonic() < self._probe_at:
                 return 0
@@ -144,6 +147,7 @@ class Outlet:
         channel, self.channel = self.channel, None
         unanswered = _flat(channel.unanswered()) if channel is not None else []
         self._returned.clear()
+        self._linger_until = None
         if isinstance(error, BusRefused) and unanswered:
             # The broker closed the connection because of something that we sent; perhaps this.
             self._suspect(unanswered)
@@ -178,7 +182,6 @@ class Outlet:
         size = 0
         prefix = self._provider.journal.uuid.encode() + b"-"
         now = time.time()
-        self._linger_until = None
         while queue and len(tokens) < limit and size < _BUFFER_BYTES:
             record = queue[0]
             route = self._frames.get(record.key)
@@ -220,7 +223,9 @@ class Outlet:
                 break
             group.append(record)
             size += len(record.body) + 1
-        if len(group) == len(self.queue) and len(group) < wanted and not self._provider.is_stopping:
+        may_grow = len(group) == len(self.queue) and len(group) < wanted
+        # In a full window it would wait for what can't come before it is gone.
+        if may_grow and not self._provider.is_stopping and not self._policy.is_full():
             now = time.monotonic()
             # An incomplete one waits for as long as the oldest in it may be late.
             due = now + max(0.0, group[0].accepted_at + self._policy.batch_linger_s - time.time())
@@ -262,6 +267,8 @@ class Outlet:
 
     def _settled(self, tokens: list[Token], acked: bool) -> None:
         if not acked:
+            for record in _flat(tokens):
+                self._returned.pop(str(record.id), None)
             self._refuse(_flat(tokens), "the broker refused it (basic.nack): is a queue full?")
             return
         if self._returned:
@@ -316,6 +323,7 @@ class Outlet:
     def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:
         """The broker closed the channel."""
         self.channel = None
+        self._returned.clear()
         records = _flat(unanswered)
         was_alone = self.state is State.PROBING or bool(self._careful_upto)
         if error.code in _REFUSED_CODES:
@@ -325,7 +333,10 @@ class Outlet:
         else:
             log.warning("exchange %s: channel closed: %s", self.exchange, error)
             self._suspect(records)
-            self.queue.extendleft(reversed(records))
+            if self.state is State.HELD and self._lane is self._policy.main_lane:
+                self._hold(records)
+            elif self.state is not State.HELD:
+                self.queue.extendleft(reversed(records))
         self._policy.progress()
 
     def _suspect(self, records: list[Record]) -> None:
@@ -374,7 +385,7 @@ class Outlet:
             self.channel = None
         self._lane = self._held_lane
         self.state = State.PROBING
-        self._held_asked = None
+        self._held_asked = self._held_end = None
         # What was read and not confirmed goes first; the rest is still in the table.
         self.queue = deque(self._held_lane.unfinished())
 
@@ -389,9 +400,13 @@ class Outlet:
             self.queue.extend(page)
             if page:
                 self._held_read_upto = page[-1].id
-            elif is_complete and not self.queue and not self._held_lane.unfinished():
+            elif is_complete:
+                self._held_end = self._holds
+        if self._held_end == self._holds:
+            # Everything was read. To ask again before something more is held would never end.
+            if not self.queue and not self._held_lane.unfinished():
                 self._open()
-                return
+            return
         if len(self._held_lane) <= _HELD_MESSAGES // 2:
             self._held_asked = self._holds
             self._provider.ask_held(self.exchange, self._held_read_upto)

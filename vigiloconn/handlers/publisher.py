@@ -60,6 +60,7 @@ class BusPublisher(Handler):
         self._idle = Event()
         self._is_draining = False
         self._stopping = False
+        self._has_lived = False
         self._moved_at = time.monotonic()
 
     # -- life --------------------------------------------------------------------------------------------
@@ -71,9 +72,9 @@ class BusPublisher(Handler):
             self._outlets[exchange] = Outlet(exchange, self, count)
 
     def run(self) -> None:
-        if self._connection is not None and self.in_flight:
-            # The life before this one crashed in the middle of something.
-            self._connection.abort("the publisher was restarted")
+        if self._has_lived:
+            self._recover()
+        self._has_lived = True
         while not self._stopping:
             self._wake.wait(self._seconds_to_deadline())
             self._wake.clear()
@@ -146,6 +147,11 @@ class BusPublisher(Handler):
         """Add to a counter."""
         self._counts[figure] += number
 
+    def is_full(self) -> bool:
+        """Answer whether nothing more is taken before some of what is under way is done."""
+        room = self._window - len(self.main_lane)
+        return room < min(_MIN_TAKE, self._window) or self.main_lane.size_bytes > _WINDOW_BYTES
+
     def progress(self) -> None:
         """Something was answered: there may be room in the window, and the connection is alive."""
         self._moved_at = time.monotonic()
@@ -156,13 +162,24 @@ class BusPublisher(Handler):
 
     # -- sending ---------------------------------------------------------------------------------------------
 
+    def _recover(self) -> None:
+        """Begin anew after a crash: what it left between a queue and the wire is in no queue any more."""
+        if self._connection is not None:
+            self._connection.abort("the publisher was restarted")
+            self.connection_lost()
+        for outlet in self._outlets.values():
+            outlet.queue.clear()
+        for record in self.main_lane.unfinished():
+            self._outlet(record.key.type).add(record)
+
     @property
     def in_flight(self) -> int:
         """Publishes that the broker has not answered."""
         return sum(outlet.outstanding for outlet in self._outlets.values())
 
     def _seconds_to_deadline(self) -> float | None:
-        if self._connection is None:
+        connection = self._connection
+        if connection is None or connection.blocked or self._is_draining:
             return None
         deadlines = [due for outlet in self._outlets.values() if (due := outlet.deadline()) is not None]
         return max(0.001, min(deadlines) - time.monotonic()) if deadlines else None
@@ -187,11 +204,10 @@ class BusPublisher(Handler):
 
     def _fill(self) -> int:
         """Take messages for the free part of the window, to the outlets of their exchanges."""
-        lane = self.main_lane
-        room = self._window - len(lane)
-        if room < min(_MIN_TAKE, self._window) or lane.size_bytes > _WINDOW_BYTES:
+        if self.is_full():
             return 0
-        records = self.provider.take(room)
+        lane = self.main_lane
+        records = self.provider.take(self._window - len(lane))
         if not records:
             return 0
         lane.take(records)

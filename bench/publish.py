@@ -1,0 +1,86 @@
+"""Lines to the bus at full speed, beside what py-amqp reaches without confirms and without a journal."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import amqp
+
+from bench.support import (
+    EXCHANGE,
+    QUEUE,
+    Report,
+    connector,
+    event_lines,
+    fresh_queue,
+    median,
+    open_bus,
+    wait_depth,
+    write_all,
+)
+from tests.support.rabbit import RabbitNode
+from vigiloconn.serialize import parse_chunk
+
+_WRITERS = 3
+
+
+def ceiling(node: RabbitNode, count: int) -> float:
+    """Return messages/s of py-amqp publishing persistent messages of the same size, unconfirmed, with the drain
+    that it does before each publish turned off."""
+    bodies = [body for _, body in parse_chunk(event_lines(0, count).rstrip(b"\n").split(b"\n"))[0]]
+    with open_bus(node) as bus:
+        fresh_queue(bus)
+        connection = amqp.Connection(node.address, userid=node.user, password=node.password)
+        connection.connect()
+        connection.client_properties["capabilities"]["connection.blocked"] = False
+        channel = connection.channel()
+        began = time.monotonic()
+        for body in bodies:
+            message = amqp.Message(body, content_type="application/json", delivery_mode=2)
+            channel.basic_publish(message, exchange=EXCHANGE, routing_key="event")
+        seconds = wait_depth(bus, count, began)
+        connection.close()
+    return count / seconds
+
+
+def measure(report: Report, node: RabbitNode, directory: Path, count: int, rounds: int) -> float:
+    """Measure `rounds` times in turn with the baseline; return the connector's median rate in messages/s."""
+    report.section(f"{count:,} event lines by {_WRITERS} writers, journal at FULL; {rounds} rounds, each after a baseline")
+    share = count // _WRITERS
+    total = share * _WRITERS
+    baseline, rates, cpu, memory, accepted = [], [], [], [], []
+    for number in range(rounds):
+        baseline.append(ceiling(node, total))
+        with open_bus(node) as bus:
+            fresh_queue(bus)
+            with connector(node, directory / f"publish-{number}") as process:
+                chunks = [event_lines(writer, share) for writer in range(_WRITERS)]
+                cpu_before, began = process.cpu_s(), time.monotonic()
+                accepted.append(total / write_all(process.socket_path, chunks))
+                rates.append(total / wait_depth(bus, total, began))
+                cpu.append((process.cpu_s() - cpu_before) / total * 1e6)
+                memory.append(process.rss_mb())
+            check_arrived(bus, chunks)
+    ratios = [ours / theirs for ours, theirs in zip(rates, baseline, strict=True)]
+    report.figure("py-amqp, unconfirmed, no drain per publish", median(baseline), "messages/s")
+    report.figure("socket to queue, journaled and confirmed", median(rates), "messages/s")
+    report.figure("ratio of the two", median(ratios), "", target=">= 0.9", met=median(ratios) >= 0.9)
+    report.figure("acceptance (synced)", median(accepted), "lines/s")
+    report.figure("CPU of the connector", median(cpu), "us a line", target="<= 8", met=median(cpu) <= 8)
+    report.figure("resident memory, highest", max(memory), "MB", target="< 60", met=max(memory) < 60)
+    report.note("all lines arrived, each writer's in order, bodies equal")
+    return median(rates)
+
+
+def check_arrived(bus: object, chunks: list[bytes]) -> None:
+    """Raise AssertionError unless each writer's lines are in the queue, complete, in order and equal."""
+    got: dict[str, list[dict[str, str]]] = {}
+    for message in bus.drain_all(QUEUE):  # type: ignore[attr-defined]
+        body = json.loads(message.body)
+        got.setdefault(body["service"], []).append(body)
+    for chunk in chunks:
+        wanted = [json.loads(body) for _, body in parse_chunk(chunk.rstrip(b"\n").split(b"\n"))[0]]
+        if got.get(wanted[0]["service"]) != wanted:
+            raise AssertionError(f"lines of {wanted[0]['service']} are missing, changed or out of order")
