@@ -78,7 +78,7 @@ def confirmed_ceiling(node: RabbitNode, count: int, window: int = 2000) -> float
 
 def measure(report: Report, node: RabbitNode, directory: Path, count: int, rounds: int) -> float:
     """Measure `rounds` times in turn with the baseline; return the connector's median rate in messages/s."""
-    report.section(f"{count:,} event lines by {_WRITERS} writers, journal at FULL; {rounds} rounds, each after a baseline")
+    report.section(f"{count:,} event lines by {_WRITERS} writers, journal at FULL, {rounds} rounds after baselines")
     share = count // _WRITERS
     total = share * _WRITERS
     baseline, confirmed, rates, cpu, memory, accepted = [], [], [], [], [], []

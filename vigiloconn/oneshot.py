@@ -1,0 +1,297 @@
+"""A client that connects, does one piece of work, disconnects and ends. Knows work, a lock and a time limit.
+
+A script of one's own patches the standard library first:
+
+    from gevent import monkey; monkey.patch_all()
+    from vigiloconn.oneshot import oneshotclient_factory
+    from vigiloconn.options import load_settings
+
+    def work(client, text):
+        client.send("events", "greeting", {"type": "event", "message": text}).get()
+
+    once = oneshotclient_factory(load_settings("settings.ini"))
+    once.set_handler(work, "hello")
+    raise SystemExit(once.run())
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.event import AsyncResult, Event
+
+from vigiloconn.client import VigiloClient
+from vigiloconn.errors import StartError
+from vigiloconn.handlers.base import Handler
+from vigiloconn.lockfile import LockFile, LockHeld
+from vigiloconn.options import Settings
+from vigiloconn.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+EXIT_DONE = 0
+EXIT_ERROR = 1
+EXIT_TIMEOUT = 3
+EXIT_LOCKED = 4
+
+#: Work that has not given way this long after its limit is interrupted, and again every second.
+_INTERRUPT_GRACE_S = 0.5
+_INTERRUPT_EVERY_S = 1.0
+#: What can't be interrupted is ended with its process, this long after the orderly stop should have been over.
+_LAST_RESORT_S = 2.0
+
+
+class _Interrupted(gevent.GreenletExit):
+    """Raised into work that does not end: no error of its own, and no `except Exception` holds it."""
+
+
+class OneShotClient:
+    """Connects, calls one function, disconnects in order.
+
+    The time limit (`[connector] timeout`) counts from `run()`: waiting for the bus and for confirms is part
+    of it. It ends work that waits on gevent, and work that never does: a busy loop is interrupted by
+    SIGALRM between two bytecodes, and one that swallows even that, or a call into C that does not return,
+    ends with the process (`os._exit`, nothing is closed in order). Three cases are out of reach: a C call that
+    keeps the interpreter's lock to itself, a process that is stopped or in uninterruptible disk sleep, and
+    outside of the main thread, where there are no signals, a busy loop has only the last resort.
+    Work that uses SIGALRM for itself switches the middle one off.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.client: VigiloClient
+        self._client = self.client = _AccountableClient(
+            settings.bus, name="client (once)", connection_name=f"{settings.service_name} once"
+        )
+        self._lock_file = settings.conn.lock_file
+        self._timeout_s = settings.conn.timeout_s
+        self._supervisor = Supervisor(stop_timeout_s=settings.conn.stop_timeout_s)
+        self._work: _Work | None = None
+        self._limit = _Limit(self._timeout_s, self.client)
+
+    def set_handler(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call `function(client, *args)` once connected, on a greenlet of its own.
+
+        It may wait for confirms (`client.send(...).get()`) and open channels (`client.connection.open_channel()`).
+        What it returns is ignored.
+        """
+        self._work = _Work(function, args, self._client, self._limit)
+
+    def run(self) -> int:
+        """Do the work and return the exit status. Once only.
+
+        0: it returned, and every message that it sent is confirmed; 1: it raised, a message was refused
+        without the work looking at its result, a signal came, or the work could not begin; 3: the
+        time limit passed first; 4: another process holds the lock.
+        """
+        try:
+            if self._work is None:
+                raise StartError("no work to do: call set_handler before run")
+            if not monkey.is_module_patched("socket"):
+                raise StartError("the standard library is not patched: call gevent.monkey.patch_all() first of all")
+            with LockFile.held(self._lock_file), self._last_resort(), self._signals(self._work):
+                return self._run(self._work)
+        except LockHeld as exc:
+            log.error("%s", exc)
+            return EXIT_LOCKED
+        except StartError as exc:
+            log.error("%s", exc)
+            return EXIT_ERROR
+
+    def _run(self, work: _Work) -> int:
+        self.client.add_handler(work)
+        # The work ends first, then the client closes its connection; the limit holds until the work is over.
+        for handler in (self._limit, self.client, work):
+            self._supervisor.add(handler)
+        return self._supervisor.run()
+
+    @contextmanager
+    def _signals(self, work: _Work) -> Iterator[None]:
+        """SIGTERM and SIGINT stop; SIGALRM interrupts what keeps the hub from noticing its limit."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        hub = gevent.get_hub()
+        main = gevent.getcurrent()
+
+        def on_stop(number: int, frame: object) -> None:
+            hub.loop.run_callback_threadsafe(self._stop_asked, number)
+            if gevent.getcurrent() is work.greenlet:
+                raise _Interrupted
+
+        def on_alarm(number: int, frame: object) -> None:
+            hub.loop.run_callback_threadsafe(self._limit.passed)
+            # The limit itself is the hub's timer: that it comes to this means that who runs now does not give way.
+            if not self._limit.is_over and gevent.getcurrent() not in (hub, main):
+                raise _Interrupted
+
+        handlers = {signal.SIGTERM: on_stop, signal.SIGINT: on_stop, signal.SIGALRM: on_alarm}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        signal.setitimer(signal.ITIMER_REAL, self._timeout_s + _INTERRUPT_GRACE_S, _INTERRUPT_EVERY_S)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop_asked(self, number: int) -> None:
+        if not self._supervisor.stopping:
+            log.warning("stopped by %s before the work was done", signal.Signals(number).name)
+            self._supervisor.stop(EXIT_ERROR)
+
+    @contextmanager
+    def _last_resort(self) -> Iterator[None]:
+        """End the process from a native thread when everything else has failed."""
+        end_s = self._timeout_s + self._supervisor.stop_timeout_s + _LAST_RESORT_S
+        # A lock and a thread of the interpreter's own: gevent's would wait for the hub that is stuck.
+        over = monkey.get_original("_thread", "allocate_lock")()
+        over.acquire()
+        monkey.get_original("_thread", "start_new_thread")(_end_process_unless, (over, end_s, self._timeout_s))
+        try:
+            yield
+        finally:
+            over.release()
+
+
+def _end_process_unless(over: Any, end_s: float, timeout_s: float) -> None:
+    if not over.acquire(True, end_s):
+        # No logging: the stuck thread may hold its lock.
+        os.write(2, b"not done within %d s and not to be interrupted: the process is ended\n" % timeout_s)
+        os._exit(EXIT_TIMEOUT)
+
+
+class _Work(Handler):
+    """Calls the function once, as soon as the bus is there, and stops everything after it."""
+
+    name = "work"
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], client: _AccountableClient, limit: _Limit
+    ) -> None:
+        self.greenlet: object = None
+        self._function = function
+        self._args = args
+        self._answers = client
+        self._limit = limit
+        self._connected = Event()
+        self._ended = False
+
+    def connection_initialized(self) -> None:
+        self._connected.set()
+
+    def run(self) -> None:
+        self.greenlet = gevent.getcurrent()
+        self._connected.wait()
+        status = self._call()
+        self._ended = True
+        self._limit.stop_service()
+        self.supervisor.stop(status)
+
+    def stop_service(self) -> None:
+        if isinstance(self.greenlet, gevent.Greenlet) and not self._ended:
+            self.greenlet.kill(block=False)
+
+    def _call(self) -> int:
+        name = getattr(self._function, "__qualname__", repr(self._function))
+        try:
+            self._function(self.client, *self._args)
+            failed = self._answers.wait_answers()
+        except SystemExit as exc:
+            log.error("%s ended with exit status %s", name, exc.code)
+            return EXIT_ERROR if exc.code else EXIT_DONE
+        except Exception:
+            # Foreign code, and the top of the program that it is: nobody above could tell more.
+            log.error("%s failed", name, exc_info=True)
+            return EXIT_ERROR
+        for error in failed:
+            log.error("%s sent a message that was not taken: %s", name, error)
+        return EXIT_ERROR if failed else EXIT_DONE
+
+
+class _Limit(Handler):
+    """Stops everything when the time is up. Counts from the start of the process's work."""
+
+    name = "time limit"
+
+    def __init__(self, timeout_s: float, client: VigiloClient) -> None:
+        self._timeout_s = timeout_s
+        self._watched = client
+        self._over = Event()
+
+    @property
+    def is_over(self) -> bool:
+        """True once the limit has passed or has nothing to limit any more."""
+        return self._over.is_set()
+
+    def run(self) -> None:
+        if not self._over.wait(self._timeout_s):
+            self.passed()
+
+    def passed(self) -> None:
+        """Stop with the status of a time limit; harmless when called twice, or after the work."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        reason = "; ".join(text for _, text in self._watched.problems()) or "the work goes on"
+        log.error("not done within %g s: %s", self._timeout_s, reason)
+        self.supervisor.stop(EXIT_TIMEOUT)
+
+    def stop_service(self) -> None:
+        self._over.set()
+
+
+class _Answer(AsyncResult):  # type: ignore[type-arg]  # not subscriptable when it runs
+    """The result of a `send` that knows whether somebody has looked at it."""
+
+    is_seen = False
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        self.is_seen = True
+        return super().get(*args, **kwargs)
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        self.is_seen = True
+        return super().wait(*args, **kwargs)
+
+
+class _AccountableClient(VigiloClient):
+    """Knows what of its messages is unanswered, so that a process does not end with half of them sent."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._open: set[_Answer] = set()
+
+    def send(
+        self, exchange: str, routing_key: str, message: Mapping[str, Any] | bytes, **options: Any
+    ) -> AsyncResult[None]:
+        result = super().send(exchange, routing_key, message, **options)
+        answer = _Answer()
+        self._open.add(answer)
+
+        def settle(source: AsyncResult[None]) -> None:
+            answer(source)
+            if source.successful():
+                self._open.discard(answer)
+
+        result.rawlink(settle)
+        return answer
+
+    def wait_answers(self) -> list[BaseException]:
+        """Return once every message is answered: the errors of those that were refused and nobody looked at."""
+        unseen = [answer for answer in self._open if not answer.is_seen]
+        for answer in list(self._open):
+            answer.wait()
+        return [answer.exception for answer in unseen if answer.exception is not None]
+
+
+def oneshotclient_factory(settings: Settings) -> OneShotClient:
+    """Return a client for one piece of work, on the brokers that `settings` name."""
+    return OneShotClient(settings)
