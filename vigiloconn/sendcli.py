@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from vigiloconn import paths, sender
 from vigiloconn.usage import EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
 
@@ -18,14 +16,13 @@ def main(arguments: list[str]) -> int:
         return fail(exc, EXIT_USAGE)
     path = options["--socket"] or paths.default_socket("nagios", instance)
     name = options["FILE"]
-    if name in (None, "-"):
-        return sender.send(path, sys.stdin.buffer, sync=options["--sync"], timeout_s=timeout_s)
     try:
-        source = open(name, "rb")
+        # Without standard input, as a daemon may be started, there is nothing to send.
+        source = 0 if name in (None, "-") else name
+        with open(source, "rb", closefd=source != 0) as lines:
+            return sender.send(path, lines, sync=options["--sync"], timeout_s=timeout_s)
     except OSError as exc:
-        return fail(f"{name}: can't be read: {exc.strerror}", EXIT_FAILED)
-    with source:
-        return sender.send(path, source, sync=options["--sync"], timeout_s=timeout_s)
+        return fail(f"{name or 'standard input'}: can't be read: {exc.strerror}", EXIT_FAILED)
 
 
 def _parse_timeout(text: str) -> float:
