@@ -1,8 +1,7 @@
-"""One AMQP connection with one reader and one write lock. Knows py-amqp, nothing of journals or routes.
+"""One AMQP connection with one reader and one write lock. Knows frames and time, nothing of journals or routes.
 
-py-amqp's own way of waiting is "whoever waits reads"; with several greenlets that fails. Here one
-greenlet reads (`BusConnection.read`), and every synchronous call of the library made on another
-greenlet waits for the reader to hand it the answer.
+One greenlet reads (`BusConnection.read`); a synchronous call on another greenlet waits for the reader to hand it
+the answer.
 """
 
 from __future__ import annotations
@@ -12,19 +11,17 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from struct import error as StructError
 from struct import unpack_from
 from typing import Any
 
-import amqp
 import gevent
-from amqp import sasl, spec
-from amqp.exceptions import AMQPError, ConnectionForced
+from amqp.exceptions import AMQPError, ConnectionForced, RecoverableConnectionError
 from amqp.method_framing import frame_writer as library_frame_writer
-from amqp.transport import SSLTransport, TCPTransport
 from gevent.event import AsyncResult
-from gevent.lock import RLock, Semaphore
+from gevent.lock import Semaphore
 
-from vigiloconn import __version__
+from vigiloconn import __version__, pyamqp
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings
@@ -34,9 +31,6 @@ log = logging.getLogger(__name__)
 Dial = Callable[[Endpoint, float], socket.socket]
 
 _READ_BYTES = 65536
-#: A peer that stops reading, as a broker under an alarm does, must not cost the connection within
-#: py-amqp's default of one second.
-_TCP_USER_TIMEOUT_MS = 30_000
 #: Two octets each of class and method, eight of delivery tag, one of bits.
 _CONFIRM_SIZE = 13
 _ACK = b"\x00\x3c\x00\x50"
@@ -63,120 +57,12 @@ def tls_context(settings: BusSettings) -> ssl.SSLContext:
     return context
 
 
-class _Replies:
-    """py-amqp's synchronous calls, answered by the reader instead of reading themselves."""
-
-    bus: BusConnection
-    _pending: dict[Any, Any]
-    _rpc_lock: RLock
-
-    def send_method(
-        self,
-        sig: Any,
-        format: Any = None,
-        args: Any = None,
-        content: Any = None,
-        wait: Any = None,
-        callback: Any = None,
-        returns_tuple: bool = False,
-    ) -> Any:
-        send = super().send_method  # type: ignore[misc]
-        if not wait:
-            return send(sig, format, args, content, None, callback)
-        self.bus.forbid_on_reader()
-        methods = wait if isinstance(wait, list) else [wait]
-        with self._rpc_lock:
-            answer: AsyncResult[Any] = AsyncResult()
-            for method in methods:
-                # Registered before the frame leaves: the reader may see the answer before `send` returns.
-                self._pending[method] = lambda _sig, *values: answer.set(values)
-            try:
-                values = self.bus.await_answer(self, answer, lambda: send(sig, format, args, content))
-            finally:
-                for method in methods:
-                    self._pending.pop(method, None)
-        return values if returns_tuple else (values[0] if values else None)
-
-    def wait(self, *args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("nothing but the reader may wait for frames")
-
-
-class _Channel(_Replies, amqp.Channel):  # type: ignore[misc]
-    """A channel that tells its owner when the broker closes it, in place of opening itself again in silence."""
-
-    def __init__(self, connection: _Connection, channel_id: int | None = None, **kwargs: Any) -> None:
-        self.bus = connection.bus
-        self._rpc_lock = RLock()
-        self.closed_by: BusRefused | None = None
-        self.on_closed: Callable[[BusRefused], None] | None = None
-        super().__init__(connection, channel_id, auto_decode=False, **kwargs)
-
-    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
-        self.closed_by = BusRefused(reply_text, reply_code)
-        self.is_open = False
-        super().send_method(spec.Channel.CloseOk)
-        self.bus.fail_answers(self, self.closed_by)
-        self.collect()
-        if self.on_closed is not None:
-            self.on_closed(self.closed_by)
-
-
-class _Connection(_Replies, amqp.Connection):  # type: ignore[misc]
-    """py-amqp's connection over a socket that is dialled by us and written under one lock."""
-
-    Channel = _Channel
-
-    def __init__(self, bus: BusConnection, **kwargs: Any) -> None:
-        self.bus = bus
-        self._rpc_lock = RLock()
-        super().__init__(frame_writer=bus.frame_writer, **kwargs)
-
-    def Transport(self, host: str, connect_timeout: float | None, *args: Any, **kwargs: Any) -> Any:
-        kind = _TLSTransport if self.bus.tls else _TCPTransport
-        transport = kind(
-            "localhost",  # never looked up: `_connect` dials the endpoint itself
-            connect_timeout=connect_timeout,
-            socket_settings={socket.TCP_USER_TIMEOUT: _TCP_USER_TIMEOUT_MS},
-        )
-        transport.bus = self.bus
-        return transport
-
-
-class _Dialled:
-    """Replaces the library's connect, which gives each address of a host the whole timeout in turn."""
-
-    bus: BusConnection
-    sock: Any
-
-    def _connect(self, host: str, port: int, timeout: float) -> None:
-        self.sock = self.bus.dial(self.bus.endpoint, self.bus.settings.connect_timeout_s)
-
-
-class _TCPTransport(_Dialled, TCPTransport):  # type: ignore[misc]
-    pass
-
-
-class _TLSTransport(_Dialled, SSLTransport):  # type: ignore[misc]
-    def _wrap_socket(self, sock: Any, **_: Any) -> Any:
-        assert self.bus.tls is not None
-        name = self.bus.settings.server_name or self.bus.endpoint.host
-        return self.bus.tls.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-
-    def _setup_transport(self) -> None:
-        super()._setup_transport()
-        self._write = self.sock.sendall
-        # The library leaves its connect timeout on the socket, and an idle read would raise.
-        self.sock.settimeout(None)
-
-    def _shutdown_transport(self) -> None:
-        """Skip the library's unwrap: it waits for the peer's answer, and the peer may be gone."""
-
-
 class BusConnection:
     """A connection to one broker.
 
     `connect()` first; then one greenlet calls `read()`, which returns only by raising, and another one
-    calls `tick()` again and again. All other methods may be called on any greenlet but the reader's, unless they say otherwise.
+    calls `tick()` again and again. All other methods may be called on any greenlet but the reader's, unless they
+    say otherwise.
     """
 
     def __init__(
@@ -192,6 +78,7 @@ class BusConnection:
         self.settings = settings
         self.dial = dial
         self.tls = tls_context(settings) if settings.use_ssl else None
+        self.server_name = settings.server_name or endpoint.host
         self.blocked = False
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
         self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
@@ -204,18 +91,16 @@ class BusConnection:
         self._answers: dict[AsyncResult[Any], Any] = {}
         self._reader: gevent.Greenlet[..., Any] | None = None
         self._lost: BusDown | None = None
+        self._closing = False
         self._heard_at = self._wrote_at = clock()
         self._library = self._make_library_connection()
 
-    def _make_library_connection(self) -> _Connection:
+    def _make_library_connection(self) -> pyamqp.Connection:
         settings = self.settings
-        login: dict[str, Any] = {"authentication": (sasl.EXTERNAL(),)}
-        if settings.auth != "external":
-            mechanism = sasl.AMQPLAIN if settings.auth == "amqplain" else sasl.PLAIN
-            login = {"authentication": (mechanism(settings.user, settings.password.reveal()),)}
-        return _Connection(
+        return pyamqp.Connection(
             self,
             host=str(self.endpoint),
+            authentication=(pyamqp.login(settings.auth, settings.user, settings.password.reveal()),),
             virtual_host=settings.vhost,
             heartbeat=settings.heartbeat_s,
             connect_timeout=settings.connect_timeout_s,
@@ -226,7 +111,6 @@ class BusConnection:
             },
             on_blocked=lambda reason: self._set_blocked(True),
             on_unblocked=lambda: self._set_blocked(False),
-            **login,
         )
 
     def _set_blocked(self, blocked: bool) -> None:
@@ -248,6 +132,9 @@ class BusConnection:
         except BusDown as exc:
             self.abort(str(exc))
             raise
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:
+            self.abort(f"TLS: {exc}")
+            raise BusDown(f"{self.endpoint}: can't connect: the peer hung up during the TLS handshake") from exc
         except ssl.SSLError as exc:
             self.abort(f"TLS: {exc}")
             raise BusRefused(f"{self.endpoint}: TLS handshake refused: {exc}") from exc
@@ -257,7 +144,8 @@ class BusConnection:
             if isinstance(exc, ConnectionForced):
                 raise GoingDown(text) from exc
             raise BusRefused(text, exc.reply_code or 0) from exc
-        except (OSError, EOFError) as exc:
+        # What is no AMQP peer may send anything, and the library takes it for frames.
+        except (OSError, EOFError, ValueError, TypeError, LookupError, StructError) as exc:
             self.abort(str(exc))
             raise BusDown(f"{self.endpoint}: can't connect: {exc}") from exc
         self._library.client_properties.get("capabilities", {})["connection.blocked"] = False
@@ -266,9 +154,13 @@ class BusConnection:
     def close(self, timeout_s: float) -> None:
         """Say goodbye and wait for the answer, at most `timeout_s`; then the socket is closed in any case."""
         if self._lost is None:
+            self._closing = True
             try:
                 with gevent.Timeout(timeout_s, TimeoutError("no close-ok")):
-                    self._library.close()
+                    if self._reader is None:
+                        self._library.say_close()
+                    else:
+                        self._library.close()
             except (OSError, AMQPError, BusDown, BusRefused) as exc:
                 log.debug("%s: closed without a goodbye: %s", self.endpoint, exc)
         self.abort("closed by us")
@@ -288,6 +180,10 @@ class BusConnection:
         """Why the connection is gone; None while it is there."""
         return self._lost
 
+    def _gone(self) -> BusDown:
+        assert self._lost is not None
+        return self._lost
+
     # -- reading -----------------------------------------------------------------------------------
 
     def read(self) -> None:
@@ -300,21 +196,25 @@ class BusConnection:
             self.abort(str(exc))
             raise GoingDown(f"{self.endpoint}: {exc}") from exc
         except AMQPError as exc:
-            self.abort(str(exc))
+            self.abort("closed by us" if self._closing else str(exc))
+            if self._closing:
+                raise self._gone() from exc
             raise BusRefused(f"{self.endpoint}: {exc}", exc.reply_code or 0) from exc
         except OSError as exc:
-            self.abort(f"connection lost: {exc}")
-            assert self._lost is not None
-            raise self._lost from exc
-        except (AttributeError, TypeError):
+            self.abort("closed by us" if self._closing else f"connection lost: {exc}")
+            raise self._gone() from exc
+        except (AttributeError, TypeError, ValueError):
             # `collect()` takes the library's parts away under a reader that is in the middle of a frame.
             if self._lost is None:
                 raise
             raise self._lost from None
         finally:
             self.abort("the reader ended")
+            self._reader = None
 
     def _read_until_lost(self) -> None:
+        if self._lost is not None:
+            raise self._lost
         transport = self._library.transport
         sock = transport.sock
         buffer: bytes = transport._read_buffer
@@ -342,7 +242,7 @@ class BusConnection:
             if buffer[stop] != 0xCE:
                 raise OSError(f"frame of {size} bytes does not end with 0xCE: this is no AMQP peer")
             method = buffer[payload : payload + 4] if size == _CONFIRM_SIZE and kind == 1 else b""
-            if (method == _ACK or method == _NACK) and (confirm := self.confirms.get(channel_id)) is not None:
+            if method in (_ACK, _NACK) and (confirm := self.confirms.get(channel_id)) is not None:
                 tag, bits = unpack_from(">QB", buffer, payload + 4)
                 confirm(tag, bool(bits & 1), method == _ACK)
             elif channel_id in self.deliveries and (kind != 1 or buffer.startswith(_DELIVER, payload)):
@@ -359,20 +259,33 @@ class BusConnection:
         if self._reader is gevent.getcurrent():
             raise RuntimeError("a synchronous bus call on the greenlet that reads would wait for ever")
 
-    def await_answer(self, asker: Any, answer: AsyncResult[Any], send: Callable[[], Any]) -> Any:
+    def call(self, asker: Any, answer: AsyncResult[Any], send: Callable[[], Any]) -> Any:
         """Send, then wait for the reader to set `answer`. Raises `BusDown` or `BusRefused`."""
-        if self._lost is not None:
-            raise self._lost
+        self.forbid_on_reader()
+        closed_by: BusRefused | None = getattr(asker, "closed_by", None)
+        if closed_by is not None:
+            raise closed_by
         self._answers[answer] = asker
         try:
-            send()
-            return answer.get(timeout=RPC_TIMEOUT_S)
-        except gevent.Timeout as exc:
-            raise BusDown(f"{self.endpoint}: no answer within {RPC_TIMEOUT_S:g} s") from exc
-        except (OSError, amqp.RecoverableConnectionError) as exc:
-            raise BusDown(f"{self.endpoint}: {exc}") from exc
+            self.tell(send)
+            answer.wait(RPC_TIMEOUT_S)
+            if not answer.ready():
+                # A late answer would be taken for that of the next call.
+                self.abort(f"no answer within {RPC_TIMEOUT_S:g} s")
+            return answer.get(block=False)
         finally:
             self._answers.pop(answer, None)
+
+    def tell(self, send: Callable[[], Any]) -> Any:
+        """Send and translate what goes wrong. Raises `BusDown`, or `BusRefused` where it can't even be encoded."""
+        if self._lost is not None:
+            raise self._lost
+        try:
+            return send()
+        except (OSError, RecoverableConnectionError) as exc:
+            raise self._lost or BusDown(f"{self.endpoint}: {exc}") from exc
+        except (AMQPError, UnicodeEncodeError, StructError, OverflowError) as exc:
+            raise BusRefused(f"can't be encoded: {exc}") from exc
 
     def fail_answers(self, asker: Any, error: Exception) -> None:
         """End the waiting calls of one channel, or (None) of all, with `error`."""
@@ -381,6 +294,14 @@ class BusConnection:
                 answer.set_exception(error)
 
     # -- writing -----------------------------------------------------------------------------------
+
+    def dial_now(self) -> socket.socket:
+        """Return a new connected socket to the endpoint, for the library."""
+        return self.dial(self.endpoint, self.settings.connect_timeout_s)
+
+    def is_writing(self) -> bool:
+        """Tell whether some greenlet holds the write lock."""
+        return self._lock.locked()
 
     def frame_writer(self, library: Any, transport: Any) -> Callable[..., None]:
         """Return what py-amqp writes its own frames with: its own writer, under our lock."""
@@ -404,13 +325,12 @@ class BusConnection:
                     raise self._lost
                 if not channel.is_open:
                     return False
-                self._library.transport.sock.sendall(buffer)
+                self._library.transport.write(buffer)
                 self._wrote_at = self._clock()
                 return True
-        except (OSError, AttributeError) as exc:
-            self.abort(f"connection lost while writing: {exc}")
-            assert self._lost is not None
-            raise self._lost from exc
+        except (OSError, AttributeError, ValueError, RecoverableConnectionError) as exc:
+            self.abort("closed by us" if self._closing else f"connection lost while writing: {exc}")
+            raise self._gone() from exc
 
     def tick(self) -> None:
         """Throw the connection away when nothing was heard for two heartbeats; send one when it is due.
@@ -430,7 +350,7 @@ class BusConnection:
             try:
                 with gevent.Timeout(heartbeat_s, TimeoutError(f"not taken within {heartbeat_s:g} s")):
                     self._library.send_heartbeat()
-            except (OSError, AMQPError, AttributeError) as exc:
+            except (OSError, AMQPError, AttributeError, ValueError) as exc:
                 self.abort(f"heartbeat can't be sent: {exc}")
 
     # -- channels ----------------------------------------------------------------------------------
@@ -444,7 +364,11 @@ class BusConnection:
         """Open a channel (py-amqp's `Channel`) and return it. Raises `BusDown`, `BusRefused`."""
         if self._lost is not None:
             raise self._lost
-        channel = _Channel(self._library)
+        try:
+            channel = pyamqp.Channel(self._library)
+        except (AMQPError, TypeError) as exc:
+            # No free number, or (TypeError) the library has just closed itself.
+            raise self._lost or BusRefused(f"{self.endpoint}: no channel: {exc}") from exc
         channel.open()
         return channel
 

@@ -61,8 +61,12 @@ class ConfirmChannel(Generic[T]):
         return self._connection
 
     def send(self, buffer: bytes, tokens: Sequence[T]) -> None:
-        """Write `buffer`, which holds one publish for each token, in order. Blocks while the broker does not
-        read. Raises `BusDown`. If the broker closes the channel first, `on_closed` has the tokens."""
+        """Write `buffer`, which holds one publish for each token, in order. One greenlet at a time. Blocks while the
+        broker does not read. Raises `BusDown`. If the broker closes the channel first, `on_closed` has the tokens;
+        once the channel is `closed`, `BusRefused` is raised and nothing is written.
+        """
+        if self.closed:
+            raise self._channel.closed_by or BusRefused("the channel is closed")
         # Before the write: the reader may see the first answers while the rest is still being written.
         self._pending.extend(tokens)
         self._connection.write(buffer, self._channel)
@@ -79,7 +83,7 @@ class ConfirmChannel(Generic[T]):
 
     def _confirmed(self, tag: int, multiple: bool, acked: bool) -> None:
         pending, early, first = self._pending, self._early, self._first_tag
-        if tag < first or tag >= first + len(pending):
+        if tag < first or tag >= first + len(pending) or (tag in early and not multiple):
             return
         if not multiple and tag != first:
             early.add(tag)
@@ -109,6 +113,8 @@ class ConfirmChannel(Generic[T]):
         self._on_returned(message_id, f"{error.reply_code} {error.reply_text}: no queue is bound for {routing_key!r}")
 
     def _closed(self, error: BusRefused) -> None:
+        if self.closed:
+            return
         self.closed = True
         self._connection.confirms.pop(self.id, None)
         unanswered = self.unanswered()

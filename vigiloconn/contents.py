@@ -12,13 +12,22 @@ from struct import unpack_from
 from typing import Any
 
 from amqp.exceptions import FrameSyntaxError
-from amqp.serialization import decode_properties_basic
+from amqp.serialization import decode_properties_basic, dumps
 
 from vigiloconn.errors import BadMessage
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 #: Octets of a content header before its property flags: class, weight, body size.
 _PROPERTIES_AT = 12
+
+
+def headers_size(headers: dict[str, Any]) -> int:
+    """Return how many octets a table of headers takes. Raises `BadMessage` when it can't be encoded."""
+    try:
+        return len(dumps("F", (headers,)))
+    except (FrameSyntaxError, StructError, ValueError, TypeError, ArithmeticError, AttributeError,
+            RecursionError) as exc:  # fmt: skip
+        raise BadMessage(f"headers can't be encoded: {exc!r:.200}") from exc
 
 
 class Delivery:

@@ -7,6 +7,7 @@ py-amqp's own serialization, so a test can hold the result against what the libr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from struct import error as StructError
 from struct import pack
 from typing import Any
 
@@ -19,7 +20,8 @@ from vigiloconn.errors import BadMessage
 _BASIC = 60
 _PUBLISH = 40
 _FRAME_END = b"\xce"
-_MESSAGE_ID_FLAG = 0x0080
+#: Most that a message id takes, its length included.
+_MAX_SHORT_STRING = 256
 #: Octets of a frame that are not payload: type, channel, size, end.
 _FRAME_OVERHEAD = 8
 
@@ -42,6 +44,7 @@ class PublishFrames:
         expiration_ms: int | None = None,
         mandatory: bool = True,
         content_type: str = "application/json",
+        content_encoding: str | None = None,
         headers: Mapping[str, Any] | None = None,
     ) -> None:
         self._channel_id = channel_id
@@ -52,6 +55,8 @@ class PublishFrames:
             # Rendered empty: the last octet is its length, and is filled in per message.
             "message_id": "",
         }
+        if content_encoding is not None:
+            properties["content_encoding"] = content_encoding
         if expiration_ms is not None:
             properties["expiration"] = str(expiration_ms)
         if headers:
@@ -59,11 +64,15 @@ class PublishFrames:
         try:
             arguments: bytes = dumps("Bssbb", (0, exchange, routing_key, mandatory, False))
             self._properties: bytes = Message("", **properties)._serialize_properties()[:-1]
-        except (FrameSyntaxError, UnicodeEncodeError) as exc:
+        # Whatever the library meets in a header: it checks little before it packs.
+        except (FrameSyntaxError, StructError, OverflowError, RecursionError, TypeError, ValueError) as exc:
             raise BadMessage(
                 f"exchange {exchange[:40]!r}, routing key {routing_key[:40]!r}...: can't be encoded: {exc};"
                 " each may hold at most 255 bytes of UTF-8"
             ) from exc
+        if 12 + len(self._properties) + _MAX_SHORT_STRING > self._chunk:
+            # The broker would close the whole connection.
+            raise BadMessage(f"properties of {len(self._properties)} bytes: expected less than a frame, {frame_max}")
         method = pack(">HH", _BASIC, _PUBLISH) + arguments
         self._method_frame = pack(">BHI", 1, channel_id, len(method)) + method + _FRAME_END
         self._heads: dict[int, bytes] = {}

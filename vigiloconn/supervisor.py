@@ -17,7 +17,6 @@ from gevent import Greenlet
 from gevent.event import Event
 from gevent.greenlet import Greenlet as _Greenlet
 
-from vigiloconn.errors import StartError
 from vigiloconn.handlers.base import Handler
 
 log = logging.getLogger(__name__)
@@ -66,6 +65,7 @@ class Supervisor:
         self._clock = clock
         self._wait = wait
         self._handlers: list[Handler] = []
+        self._started: list[Handler] = []
         self._lives: dict[Handler, Greenlet[..., Any]] = {}
         self._helpers: dict[Greenlet[..., Any], Handler | None] = {}
         self._stopping = Event()
@@ -102,11 +102,14 @@ class Supervisor:
     def run(self) -> int:
         """Start all handlers, wait until `stop()`, stop them in order. Returns the exit status.
 
-        Raises `StartError` when a handler can't begin; those that were started are stopped first.
+        Raises `StartError`, or what else a handler raised, when one can't begin; those that were prepared are closed.
         """
         try:
+            # All are prepared before any lives: the first to live would act on what others have not opened yet.
             for handler in self._handlers:
                 handler.start_service()
+                self._started.append(handler)
+            for handler in self._handlers:
                 self._lives[handler] = self._spawn_life(handler)
         except Exception:
             self._stopping.set()
@@ -197,8 +200,8 @@ class Supervisor:
     def _stop_all(self) -> None:
         if not self._deadline:
             self._deadline = self._clock() + self.stop_timeout_s
-        started = [h for h in self._handlers if h in self._lives]
-        for left, handler in zip(range(len(started), 0, -1), reversed(started), strict=True):
+        living = [handler for handler in self._started if handler in self._lives]
+        for left, handler in zip(range(len(living), 0, -1), reversed(living), strict=True):
             try:
                 handler.stop_service()
             except Exception:
@@ -212,7 +215,7 @@ class Supervisor:
                 life.kill(block=True, timeout=_KILL_GRACE_S)
             self._kill_helpers(handler)
         self._kill_helpers(everyone=True)
-        for handler in reversed(started):
+        for handler in reversed(self._started):
             try:
                 handler.close()
             except Exception:

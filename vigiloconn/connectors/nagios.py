@@ -1,12 +1,17 @@
-"""The Nagios connector: lines from a UNIX socket to the bus. Wiring, and nothing else."""
+"""The Nagios connector: lines from a socket to the bus, commands from the bus to Nagios. Wiring, and nothing else."""
 
 from __future__ import annotations
 
-from vigiloconn.client import vigiloclient_factory
+from vigiloconn.client import VigiloClient, vigiloclient_factory
+from vigiloconn.conffile import NagiosConfFile
+from vigiloconn.errors import SettingsError
 from vigiloconn.handlers.backup import backupprovider_factory
+from vigiloconn.handlers.base import Handler
+from vigiloconn.handlers.nagios import nagioscommand_factory
 from vigiloconn.handlers.publisher import buspublisher_factory
 from vigiloconn.options import Settings
 from vigiloconn.socket import SocketListener
+from vigiloconn.status import statuspublisher_factory
 from vigiloconn.supervisor import Supervisor
 
 
@@ -21,10 +26,27 @@ def build(settings: Settings, supervisor: Supervisor) -> None:
     client = vigiloclient_factory(settings)
     client.add_handler(provider)
     client.add_handler(publisher)
-    handlers = [client, publisher, provider]
+    listener: list[Handler] = []
     if settings.nagios.listen_unix:
-        handlers.append(
-            SocketListener(settings.nagios.listen_unix, provider, group=settings.conn.socket_group)
-        )
-    for handler in handlers:
+        listener = [SocketListener(settings.nagios.listen_unix, provider, group=settings.conn.socket_group)]
+    commands = _build_commands(settings, client) if settings.nagios.nagios_pipe else []
+    # The first that has a figure gives it its bare name: `received` is from the bus, where there is a way back.
+    status = statuspublisher_factory(settings, provider, [publisher, provider, client, *commands[::-1], *listener])
+    client.add_handler(status)
+    for handler in (client, publisher, provider, *listener, *commands, status):
         supervisor.add(handler)
+
+
+def _build_commands(settings: Settings, publisher: VigiloClient) -> list[Handler]:
+    """Make the parts of the way back. They stop first: dead letters go through `publisher`.
+
+    A client of its own: a broker under an alarm stops reading from a connection that publishes.
+    """
+    if not settings.bus.queue:
+        raise SettingsError(
+            f"{settings.path or 'defaults'}: [connector-nagios] nagios_pipe: commands for it come from a queue:"
+            " expected [bus] queue as well, got none"
+        )
+    hosts = NagiosConfFile(settings.nagios.nagios_config)
+    client = vigiloclient_factory(settings, role="consume")
+    return [hosts, client, nagioscommand_factory(settings, hosts, client=client, publisher=publisher)]

@@ -12,13 +12,13 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from gevent.event import Event
 from gevent.queue import Empty, Queue
 from gevent.threadpool import ThreadPool
 
-from vigiloconn.errors import BadMessage, JournalDamaged, JournalFull
+from vigiloconn.errors import BadMessage, JournalDamaged, JournalFull, VigiloError
 from vigiloconn.handlers.base import Handler
 from vigiloconn.interfaces import Batch, Item, Record, RouteKey
 from vigiloconn.options import ConnectorSettings, Settings
@@ -27,6 +27,8 @@ from vigiloconn.serialize import stored_route_key
 from vigiloconn.store import Changes, DbRetry, OpenReport, StoredRecord
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: The key of a row in the journal that is no message of anybody's; the publisher parks it.
 UNREADABLE = RouteKey("", None, True)
@@ -120,12 +122,12 @@ class BackupProvider(Handler):
 
     def start_service(self) -> None:
         self._pool = ThreadPool(1)
-        self.report = self._pool.apply(self.journal.open)
+        self.report = self._on_thread(self.journal.open)
         if self.report.volatile:
             log.warning("backup_file is :memory:, as the settings say: what is not sent ends with the process")
         if self.report.taken_over:
             log.info("journal %s: %d messages are waiting", self.journal.path, self.report.taken_over)
-        self._last_id = self._pool.apply(self.journal.last_id)
+        self._last_id = self._on_thread(self.journal.last_id)
 
     def run(self) -> None:
         while not (self.is_stopping and self._intake.empty() and not self._group):
@@ -146,7 +148,7 @@ class BackupProvider(Handler):
         if self._pool is None:
             return
         self._cycle()
-        self._pool.apply(self.journal.close)
+        self._on_thread(self.journal.close)
         self._pool.kill()
         self._pool = None
 
@@ -349,7 +351,7 @@ class BackupProvider(Handler):
             appends = [*self._uncommitted.values(), *records]
         changes = self._changes(appends)
         try:
-            trip = self._pool.apply(self._work, (changes, self._page_wanted, dict(self._held_wanted)))
+            trip = self._on_thread(self._work, changes, self._page_wanted, dict(self._held_wanted))
         except JournalDamaged as exc:
             self._start_afresh(exc)
             return
@@ -384,6 +386,14 @@ class BackupProvider(Handler):
             discard_upto=self._discard_upto,
             held_discard_upto=dict(self._held_discard_upto),
         )
+
+    def _on_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function` on the journal's thread and wait for what it returns or raises."""
+        outcome = self._pool.apply(_outcome, (function, *args))
+        if isinstance(outcome, VigiloError):
+            raise outcome
+        result: T = outcome
+        return result
 
     def _work(self, changes: Changes, page_wanted: bool, held_wanted: dict[str, _HeldRequest]) -> _Trip:
         """Do one trip, on the journal's thread."""
@@ -490,7 +500,7 @@ class BackupProvider(Handler):
 
     def _start_afresh(self, error: JournalDamaged) -> None:
         """Set the damaged file aside. What is in memory goes on, and into the new file."""
-        aside = self._pool.apply(self.journal.start_afresh, (str(error),))
+        aside = self._on_thread(self.journal.start_afresh, str(error))
         self.report = OpenReport(aside, str(error), 0, False)
         # What was only in the old file stays there; ids go on above.
         self._read_upto = self._last_id
@@ -505,6 +515,14 @@ class BackupProvider(Handler):
     def _spill_all(self) -> None:
         if self._uncommitted and not self.full:
             self._cycle()
+
+
+def _outcome(function: Callable[..., Any], *args: Any) -> Any:
+    """Return what `function` returns, or the error of ours that it raised: gevent prints what a thread lets out."""
+    try:
+        return function(*args)
+    except VigiloError as exc:
+        return exc
 
 
 def backupprovider_factory(settings: Settings) -> BackupProvider:

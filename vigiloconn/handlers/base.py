@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Handler:
     """A part of a connector that lives in a greenlet of its own.
 
-    The supervisor calls `start_service` once, then spawns `run()`; a life that ends with an exception
+    The supervisor calls `start_service` of all once, then spawns `run()`; a life that ends with an exception
     is followed by another one after a back-off. A client tells its handlers when the connection comes
     and goes. All methods but `run` are called on other greenlets: they must be short and must not
     block (set an event, and let `run()` do the work).

@@ -63,6 +63,7 @@ class DirectSender:
         headers: Mapping[str, Any] | None = None,
         ttl_ms: int | None = None,
         content_type: str = "application/json",
+        content_encoding: str | None = None,
         message_id: str | None = None,
     ) -> AsyncResult[None]:
         """Send as soon as the bus is there; never blocks.
@@ -75,7 +76,7 @@ class DirectSender:
             raise BusDown(f"{MAX_WAITING} messages wait for the bus already")
         options = {
             "persistent": persistent, "mandatory": mandatory, "headers": headers, "expiration_ms": ttl_ms,
-            "content_type": content_type,
+            "content_type": content_type, "content_encoding": content_encoding,
         }  # fmt: skip
         letter = _Letter(exchange, routing_key, body, options, message_id or f"{self._prefix}-{next(self._ids)}")
         self._waiting.append(letter)

@@ -67,6 +67,8 @@ class BusPublisher(Handler):
 
     def start_service(self) -> None:
         self.provider.on_available = self._wake.set
+
+    def _take_over_held(self) -> None:
         for exchange, count in self.provider.journal.held_exchanges().items():
             log.warning("exchange %s: %d messages are held from before", exchange, count)
             self._outlets[exchange] = Outlet(exchange, self, count)
@@ -74,6 +76,9 @@ class BusPublisher(Handler):
     def run(self) -> None:
         if self._has_lived:
             self._recover()
+        else:
+            # Not in `start_service`: the journal is opened after it.
+            self._take_over_held()
         self._has_lived = True
         while not self._stopping:
             self._wake.wait(self._seconds_to_deadline())

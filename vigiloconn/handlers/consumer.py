@@ -1,0 +1,175 @@
+"""One consuming channel: what it delivered, what of that is finished, what the broker was told of it.
+
+Delivery tags mean something on their channel only, so all of this lives and ends with it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable
+from struct import pack
+
+from gevent.lock import Semaphore
+
+from vigiloconn.amqp import BusConnection
+from vigiloconn.contents import ContentReader, Delivery
+from vigiloconn.errors import BusRefused
+
+_ACK, _REJECT = 80, 90
+_numbers = itertools.count(1)
+
+
+def settle_frame(channel_id: int, method: int, tag: int, bit: bool) -> bytes:
+    """Return a `basic.ack` (bit: multiple) or `basic.reject` (bit: requeue). AMQP 0-9-1 reference, class basic."""
+    return pack(">BHIHHQBB", 1, channel_id, 13, 60, method, tag, bit, 0xCE)
+
+
+class Consumer:
+    """Consumes one queue on a channel of its own, from `start()` to `close()`.
+
+    `on_arrival()` and `on_ended(self, reason)` run on the connection's reading greenlet: they must neither block
+    nor call the bus. `on_ended` comes when the broker ends it, not when the connection is lost.
+    """
+
+    def __init__(
+        self,
+        connection: BusConnection,
+        *,
+        on_arrival: Callable[[], None],
+        on_ended: Callable[[Consumer, str], None],
+    ) -> None:
+        self.connection = connection
+        self.ready: deque[Delivery] = deque()
+        """Delivered and not handed out."""
+        self.received = 0
+        self.redelivered = 0
+        self.ended: str | None = None
+        """Why the broker has ended it."""
+        self._on_arrival = on_arrival
+        self._on_ended = on_ended
+        self._discarding = False
+        self._discarded = 0
+        self._finished: set[int] = set()
+        self._rejected: set[int] = set()
+        self._unfinished = 1
+        """The lowest tag that is not finished."""
+        self._told = 0
+        """The highest tag that the broker was told of."""
+        self._lock = Semaphore(1)
+        self._channel = connection.open_channel()
+        self._id: int = self._channel.channel_id
+        self._hook = ContentReader(self._delivered).frame
+        connection.deliveries[self._id] = self._hook
+        self._channel.on_closed = self._closed
+
+    def start(self, queue: str, prefetch_messages: int) -> None:
+        """Ask for the queue's messages; they may come before this returns. Raises `BusDown`, `BusRefused`."""
+        tag = f"vigiloconn-{next(_numbers)}"
+        # Before the consume is sent: the reader may see the queue's end before this greenlet sees the consume-ok.
+        self._channel.cancel_callbacks[tag] = self._cancelled
+        self._channel.basic_qos(0, prefetch_messages, False)
+        self._channel.basic_consume(queue, consumer_tag=tag, on_cancel=self._cancelled)
+
+    @property
+    def outstanding(self) -> int:
+        """Messages that were handed out and are not finished."""
+        return self.received - self._discarded - len(self.ready) - (self._unfinished - 1) - len(self._finished)
+
+    @property
+    def untold(self) -> int:
+        """Finished messages at the front that the broker does not know of."""
+        return self._unfinished - 1 - self._told
+
+    def discard(self) -> None:
+        """Hand out nothing more. What was not handed out goes back when the channel closes."""
+        self._discarding = True
+        self._discarded += len(self.ready)
+        self.ready.clear()
+
+    def finish(self, deliveries: Iterable[Delivery], *, accepted: bool) -> None:
+        """Note that these are worked off, or (not accepted) never can be; `tell()` tells the broker."""
+        for delivery in deliveries:
+            self._finished.add(delivery.tag)
+            if not accepted:
+                self._rejected.add(delivery.tag)
+        self._skip_finished()
+
+    def _skip_finished(self) -> None:
+        finished, first = self._finished, self._unfinished
+        while first in finished:
+            finished.discard(first)
+            first += 1
+        self._unfinished = first
+
+    def accept(self, tag: int) -> None:
+        """Note that one message is worked off. What `finish` does, at the price that every message may cost."""
+        if tag == self._unfinished and not self._finished:
+            self._unfinished = tag + 1
+            return
+        self._finished.add(tag)
+        self._skip_finished()
+
+    def tell(self) -> None:
+        """Tell the broker of all that is finished up to the first that is not. Raises `BusDown`.
+
+        One after the other: a tag that was settled by a later `multiple` may not be named again.
+        """
+        with self._lock:
+            buffer = self._take_untold()
+            if buffer:
+                self.connection.write(buffer, self._channel)
+
+    def close(self) -> None:
+        """Tell what is finished, and give the rest back by closing the channel. Raises `BusDown`."""
+        self.discard()
+        try:
+            if self.ended is None:
+                self.tell()
+            self.connection.forget_channel(self._channel)
+        finally:
+            self._unhook()
+
+    def _take_untold(self) -> bytes:
+        last = self._unfinished - 1
+        parts: list[bytes] = []
+        told = self._told
+        for tag in sorted(tag for tag in self._rejected if tag <= last):
+            if tag - 1 > told:
+                parts.append(settle_frame(self._id, _ACK, tag - 1, True))
+            parts.append(settle_frame(self._id, _REJECT, tag, False))
+            self._rejected.discard(tag)
+            told = tag
+        if last > told:
+            parts.append(settle_frame(self._id, _ACK, last, True))
+        self._told = last
+        return b"".join(parts)
+
+    # -- on the reading greenlet -----------------------------------------------------------------------------
+
+    def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
+        delivery = Delivery(method, header, body, self)
+        self.received += 1
+        self.redelivered += delivery.redelivered
+        if self._discarding:
+            self._discarded += 1
+            return
+        self.ready.append(delivery)
+        self._on_arrival()
+
+    def _cancelled(self, tag: str) -> None:
+        self._end("cancelled by the broker: the queue was deleted or moved")
+
+    def _closed(self, error: BusRefused) -> None:
+        self._unhook()
+        self._end(str(error))
+
+    def _end(self, reason: str) -> None:
+        if self.ended is None:
+            self.ended = reason
+            self._on_ended(self, reason)
+
+    def _unhook(self) -> None:
+        # A closed channel's number may be another's already.
+        if self.connection.deliveries.get(self._id) is self._hook:
+            del self.connection.deliveries[self._id]

@@ -1,0 +1,336 @@
+"""The pull side of a queue: declares, binds, consumes, hands out what is asked for, acknowledges what is finished.
+
+Knows one queue on one client's connection; what the messages mean is somebody else's affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from gevent.event import Event
+
+from vigiloconn.amqp import BusConnection
+from vigiloconn.contents import Delivery
+from vigiloconn.errors import BusDown, BusRefused
+from vigiloconn.handlers.consumer import Consumer
+from vigiloconn.handlers.queues import bind_queue, declare_queue, queue_arguments
+from vigiloconn.supervisor import backoff_delays
+from vigiloconn.values import Subscription
+
+log = logging.getLogger(__name__)
+
+#: How long an acknowledgement waits for others to travel with.
+_ACK_LINGER_S = 0.05
+_MAX_UNTOLD = 100
+_FIRST_RETRY_S = 0.25
+_MAX_RETRY_S = 30.0
+#: A consumer that lived for so long was no failed attempt.
+_PROVED_AFTER_S = 30.0
+
+
+class QueueSubscriber:
+    """Consumes a queue while it is asked to, with at most `prefetch_messages` delivered and not acknowledged.
+
+    `run()` is one life of a greenlet, which does all that waits for the broker's answer; every other method
+    may be called on any greenlet. It begins paused: call `resume_producing()`. `on_left()` is called, on any
+    greenlet, when deliveries that were handed out have become stale: the broker has them back.
+
+    A queue that exists with other arguments is used as it is; a subscription to an exchange that is not there,
+    a consumer that is refused and one that the broker cancels are tried again, and `problems()` says so.
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        subscriptions: Sequence[Subscription] = (),
+        *,
+        prefetch_messages: int = 500,
+        queue_type: str = "classic",
+        ttl_s: int = 0,
+        on_left: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.queue = queue
+        self.acknowledged = 0
+        self.rejected = 0
+        self._subscriptions = tuple(subscriptions)
+        self._prefetch_messages = prefetch_messages
+        self._arguments = queue_arguments(queue_type, ttl_s)
+        self._on_left = on_left
+        self._ack_every = max(1, min(_MAX_UNTOLD, prefetch_messages // 4))
+        self._connection: BusConnection | None = None
+        self._consumer: Consumer | None = None
+        self._left: list[Consumer] = []
+        self._wanted = False
+        self._stopping = False
+        self._wake = Event()
+        self._arrived = Event()
+        self._tell_at_s: float | None = None
+        self._began_at_s = self._retry_at_s = self._bind_at_s = 0.0
+        self._retries = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
+        self._bind_retries = backoff_delays(1.0, 60.0)
+        self._unbound: list[Subscription] = []
+        self._troubles: dict[str, str] = {}
+        self._past = [0, 0]
+
+    # -- what is asked of it -------------------------------------------------------------------------------------
+
+    def resume_producing(self) -> None:
+        """Consume, from now on or as soon as the bus is there."""
+        self._wanted = True
+        self._retry_at_s = 0.0
+        self._wake.set()
+
+    def pause_producing(self) -> None:
+        """Stop consuming. What is not finished goes back to the queue, once, and is stale from now on."""
+        self._wanted = False
+        self._leave()
+
+    @property
+    def is_paused(self) -> bool:
+        """True unless it consumes or tries to."""
+        return not self._wanted
+
+    def get(self, max_messages: int, timeout_s: float | None = None) -> list[Delivery]:
+        """Return the next deliveries, in the queue's order; none when none came within `timeout_s` or `interrupt()`
+        was called. Each must be finished, in any order, unless it becomes stale."""
+        consumer = self._consumer
+        if consumer is None or not consumer.ready:
+            self._arrived.clear()
+            self._arrived.wait(timeout_s)
+            consumer = self._consumer
+            if consumer is None:
+                return []
+        ready = consumer.ready
+        return [ready.popleft() for _ in range(min(max_messages, len(ready)))]
+
+    def interrupt(self) -> None:
+        """Let a waiting `get` return."""
+        self._arrived.set()
+
+    def is_stale(self, delivery: Delivery) -> bool:
+        """True if the broker has this delivery back: it will come again, and finishing this one has no effect."""
+        return delivery.source is not self._consumer
+
+    def accept(self, delivery: Delivery) -> None:
+        """Do what `finish` does for one delivery that is worked off; cheaper."""
+        consumer = self._consumer
+        if consumer is None or delivery.source is not consumer:
+            return
+        consumer.accept(delivery.tag)
+        self.acknowledged += 1
+        if consumer.untold >= self._ack_every:
+            self._tell(consumer)
+        elif self._tell_at_s is None:
+            self._tell_at_s = time.monotonic() + _ACK_LINGER_S
+            self._wake.set()
+
+    def finish(self, deliveries: Sequence[Delivery], *, accepted: bool = True) -> None:
+        """Note that these are worked off (to be acknowledged) or, not accepted, to be rejected without requeue.
+
+        The broker is told of what is finished up to the first delivery that is not: by one acknowledgement for
+        many messages, after a short time. Stale deliveries are passed over. May block while the broker does not read.
+        """
+        consumer = self._consumer
+        if consumer is None:
+            return
+        own = [delivery for delivery in deliveries if delivery.source is consumer]
+        consumer.finish(own, accepted=accepted)
+        if accepted:
+            self.acknowledged += len(own)
+        else:
+            self.rejected += len(own)
+        if consumer.untold >= self._ack_every:
+            self._tell(consumer)
+        elif self._tell_at_s is None and consumer.untold:
+            self._tell_at_s = time.monotonic() + _ACK_LINGER_S
+            self._wake.set()
+
+    def drain(self, timeout_s: float) -> None:
+        """Hand out nothing more on this connection, and wait until what was handed out is finished and told."""
+        consumer = self._consumer
+        if consumer is None:
+            return
+        consumer.discard()
+        deadline_s = time.monotonic() + timeout_s
+        settled = Event()
+        while consumer is self._consumer and consumer.outstanding and time.monotonic() < deadline_s:
+            settled.wait(_ACK_LINGER_S)
+        self._tell(consumer)
+
+    def stats(self) -> dict[str, float]:
+        """`received` and `redelivered` count deliveries, `acknowledged` and `rejected` what came of them; `ready`
+        is what waits here now."""
+        consumer = self._consumer
+        received, redelivered = self._past
+        if consumer is not None:
+            received += consumer.received
+            redelivered += consumer.redelivered
+        return {
+            "received": received,
+            "redelivered": redelivered,
+            "acknowledged": self.acknowledged,
+            "rejected": self.rejected,
+            "ready": len(consumer.ready) if consumer is not None else 0,
+        }
+
+    def problems(self) -> list[tuple[int, str]]:
+        """Return what an operator should know: a queue declared otherwise, bindings and consumers refused."""
+        return [(1, text) for text in self._troubles.values()]
+
+    # -- the connection ----------------------------------------------------------------------------------------
+
+    def connection_initialized(self, connection: BusConnection) -> None:
+        """The bus is there."""
+        self._connection = connection
+        self._retry_at_s = 0.0
+        self._wake.set()
+
+    def connection_lost(self) -> None:
+        """The bus is gone, and what was not acknowledged is in the queue again."""
+        self._connection = None
+        self._leave()
+
+    def _leave(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._tell_at_s = None
+        if consumer is not None:
+            consumer.discard()
+            self._past[0] += consumer.received
+            self._past[1] += consumer.redelivered
+            self._left.append(consumer)
+            self._on_left()
+        self._arrived.set()
+        self._wake.set()
+
+    def _ended(self, consumer: Consumer, reason: str) -> None:
+        """The broker has ended the consumer."""
+        if consumer is not self._consumer:
+            return
+        self._leave()
+        self._refused(reason)
+
+    def _refused(self, reason: str) -> None:
+        now_s = time.monotonic()
+        if self._began_at_s and now_s - self._began_at_s > _PROVED_AFTER_S:
+            self._retries = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
+        self._began_at_s = 0.0
+        delay_s = next(self._retries)
+        self._retry_at_s = now_s + delay_s
+        self._trouble("consume", f"queue {self.queue!r} is not consumed: {reason}")
+        log.info("queue %r: subscribing again in %.1f s", self.queue, delay_s)
+        self._wake.set()
+
+    def _trouble(self, topic: str, text: str) -> None:
+        """Note a problem; log it where it is news."""
+        if self._troubles.get(topic) != text:
+            self._troubles[topic] = text
+            log.warning("%s", text)
+
+    # -- the greenlet ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Do what is due, until `stop()`; then tell what is finished and give back the rest."""
+        self._stopping = False
+        # A former life may have ended in the middle of anything.
+        self._leave()
+        while not self._stopping:
+            self._wake.wait(self._idle_s())
+            self._wake.clear()
+            self._step()
+        self._leave()
+        self._close_left()
+
+    def stop(self) -> None:
+        """Let `run()` end."""
+        self._stopping = True
+        self._wake.set()
+
+    def _idle_s(self) -> float | None:
+        due = [] if self._tell_at_s is None else [self._tell_at_s]
+        if self._connection is not None and self._wanted:
+            if self._consumer is None:
+                due.append(self._retry_at_s)
+            elif self._unbound:
+                due.append(self._bind_at_s)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _step(self) -> None:
+        self._close_left()
+        connection = self._connection
+        if connection is None or connection.lost is not None or self._stopping:
+            return
+        now_s = time.monotonic()
+        try:
+            if self._wanted and self._consumer is None and now_s >= self._retry_at_s:
+                self._subscribe(connection)
+            if self._consumer is not None and self._unbound and now_s >= self._bind_at_s:
+                self._bind(connection)
+        except BusDown as exc:
+            if connection.lost is None:
+                # An answer that did not come may still come, and be taken for another one's.
+                connection.abort(str(exc))
+        if self._tell_at_s is not None and self._consumer is not None and time.monotonic() >= self._tell_at_s:
+            self._tell(self._consumer)
+
+    def _close_left(self) -> None:
+        while self._left:
+            consumer = self._left.pop()
+            try:
+                consumer.close()
+            except BusDown as exc:
+                log.debug("queue %r: left without a goodbye: %s", self.queue, exc)
+
+    def _tell(self, consumer: Consumer) -> None:
+        self._tell_at_s = None
+        try:
+            consumer.tell()
+        except BusDown as exc:
+            # What is not acknowledged comes again; the client hears of the loss by itself.
+            log.debug("queue %r: acknowledgement not sent: %s", self.queue, exc)
+
+    def _subscribe(self, connection: BusConnection) -> None:
+        self._declare(connection)
+        self._unbound = list(self._subscriptions)
+        self._bind_at_s = 0.0
+        consumer: Consumer | None = None
+        try:
+            consumer = Consumer(connection, on_arrival=self._arrived.set, on_ended=self._ended)
+            consumer.start(self.queue, self._prefetch_messages)
+        except BusRefused as exc:
+            if consumer is not None:
+                self._left.append(consumer)
+            self._refused(str(exc))
+            return
+        if self._connection is not connection or not self._wanted or self._stopping:
+            self._left.append(consumer)
+            self._wake.set()
+            return
+        self._consumer = consumer
+        self._began_at_s = time.monotonic()
+        if consumer.ended is not None:
+            self._ended(consumer, consumer.ended)
+            return
+        self._troubles.pop("consume", None)
+        self._arrived.set()
+        log.info("queue %r: subscribed", self.queue)
+
+    def _declare(self, connection: BusConnection) -> None:
+        try:
+            declare_queue(connection, self.queue, self._arguments)
+        except BusRefused as exc:
+            self._trouble("declare", f"queue {self.queue!r} is used as it is, though it can't be declared: {exc}")
+        else:
+            self._troubles.pop("declare", None)
+
+    def _bind(self, connection: BusConnection) -> None:
+        refused = bind_queue(connection, self.queue, self._unbound)
+        self._unbound = [subscription for subscription, _ in refused]
+        if refused:
+            self._bind_at_s = time.monotonic() + next(self._bind_retries)
+            reasons = "; ".join(f"exchange {wanted.exchange!r}: {exc}" for wanted, exc in refused)
+            self._trouble("bind", f"queue {self.queue!r} is not bound, tried again later: {reasons}")
+        elif self._troubles.pop("bind", None):
+            self._bind_retries = backoff_delays(1.0, 60.0)
+            log.info("queue %r: bound to all its subscriptions", self.queue)
