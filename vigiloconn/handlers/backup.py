@@ -9,63 +9,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
 
 from gevent.event import Event
-from gevent.queue import Empty, Queue
-from gevent.threadpool import ThreadPool
 
-from vigiloconn.errors import BadMessage, JournalDamaged, JournalFull, VigiloError
+from vigiloconn.errors import JournalDamaged, JournalFull
 from vigiloconn.handlers.base import Handler
-from vigiloconn.interfaces import Batch, Item, Record, RouteKey
+from vigiloconn.handlers.intake import Intake
+from vigiloconn.handlers.trips import PAGE_MESSAGES, HeldRequest, JournalThread, Trip, readable
+from vigiloconn.interfaces import Batch, Record
 from vigiloconn.options import ConnectorSettings, Settings
 from vigiloconn.ratelog import RateLimitedLog
-from vigiloconn.serialize import stored_route_key
-from vigiloconn.store import Changes, DbRetry, OpenReport, StoredRecord
+from vigiloconn.store import Changes, DbRetry, OpenReport
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-#: The key of a row in the journal that is no message of anybody's; the publisher parks it.
-UNREADABLE = RouteKey("", None, True)
-
-#: Batches that wait for the journal; each holds what one `recv` of up to 64 KiB gave.
-_INTAKE_BATCHES = 32
-#: One transaction's size: large enough to share the fsync, small enough to be done in some 10 ms.
-_GROUP_MESSAGES = 4000
-_GROUP_BYTES = 2 << 20
-#: What is read back at a time, and at most kept in memory ahead of the publisher.
-PAGE_MESSAGES = 2000
-PAGE_BYTES = 2 << 20
 #: How long a confirmed message may stay in the journal when nothing else is to be written.
 _DISCARD_LINGER_S = 0.1
 #: Between attempts while the disk is full.
 _FULL_RETRY_S = 1.0
-#: `drop-newest` types are refused at this share of the bounds, so that those that block still have room.
-_DROP_SHARE = 0.8
-
-
-@dataclass(slots=True)
-class _Trip:
-    """What one trip to the journal's thread brought back."""
-
-    error: JournalFull | None = None
-    is_written: bool = True
-    """False when holds, parks and discards could not be done either."""
-    page: list[StoredRecord] | None = None
-    """None when none was asked for as the trip began; one may have been asked for since."""
-    held: dict[str, tuple[_HeldRequest, list[StoredRecord]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _HeldRequest:
-    """One request for a held page; told from others by identity, since one may come while a trip answers another."""
-
-    after_id: int
 
 
 class BackupProvider(Handler):
@@ -88,19 +51,15 @@ class BackupProvider(Handler):
         self.on_available: Callable[[], None] = lambda: None
         """Called when `take` or a held page has something new for the consumer."""
         self.bus_is_up = False
-        self.dropped: Counter[str] = Counter()
         self.accepted = 0
         self._settings = settings
         self._overflow = settings.durability == "overflow"
         self._memory_messages = settings.max_queue_size or PAGE_MESSAGES
-        self._pool: Any = None
+        self._thread: JournalThread | None = None
         self._wake = Event()
-        self._room = Event()
         self.is_stopping = False
         """True once the stop was asked for: nothing more comes in."""
-        self._intake: Queue[Batch] = Queue(_INTAKE_BATCHES)
-        self._intake_messages = 0
-        self._intake_bytes = 0
+        self._intake = Intake(journal, settings, self._wake.set)
         self._group: list[Batch] = []
         self._memory: deque[Record] = deque()
         self._read_upto = 0
@@ -112,25 +71,24 @@ class BackupProvider(Handler):
         self._held_discard_upto: dict[str, int] = {}
         self._discard_due: float | None = None
         self._page_wanted = False
-        self._held_wanted: dict[str, _HeldRequest] = {}
+        self._held_wanted: dict[str, HeldRequest] = {}
         self._held_pages: dict[str, list[Record]] = {}
         self._retry_at = 0.0
-        self._drop_log = RateLimitedLog(log)
         self._full_log = RateLimitedLog(log, logging.ERROR)
 
     # -- life --------------------------------------------------------------------------------------
 
     def start_service(self) -> None:
-        self._pool = ThreadPool(1)
-        self.report = self._on_thread(self.journal.open)
+        thread = self._thread = JournalThread(self.journal)
+        self.report = thread.call(self.journal.open)
         if self.report.volatile:
             log.warning("backup_file is :memory:, as the settings say: what is not sent ends with the process")
         if self.report.taken_over:
             log.info("journal %s: %d messages are waiting", self.journal.path, self.report.taken_over)
-        self._last_id = self._on_thread(self.journal.last_id)
+        self._last_id = thread.call(self.journal.last_id)
 
     def run(self) -> None:
-        while not (self.is_stopping and self._intake.empty() and not self._group):
+        while not (self.is_stopping and self._intake.is_empty() and not self._group):
             self._wait_for_work()
             self._cycle()
             if self.full and self.is_stopping:
@@ -140,17 +98,18 @@ class BackupProvider(Handler):
 
     def stop_service(self) -> None:
         self.is_stopping = True
-        self._room.set()
+        self._intake.close()
         self._wake.set()
 
     def close(self) -> None:
         """Discard what was confirmed since the last cycle and close the journal."""
-        if self._pool is None:
+        thread = self._thread
+        if thread is None:
             return
         self._cycle()
-        self._on_thread(self.journal.close)
-        self._pool.kill()
-        self._pool = None
+        thread.call(self.journal.close)
+        thread.end()
+        self._thread = None
 
     def connection_initialized(self) -> None:
         self.bus_is_up = True
@@ -172,7 +131,7 @@ class BackupProvider(Handler):
             found.append((1, "the journal is in memory only (backup_file = :memory:)"))
         if journal.parked_rows:
             found.append((1, f"{journal.parked_rows} messages are parked"))
-        if dropped := sum(self.dropped.values()):
+        if dropped := sum(self._intake.dropped.values()):
             found.append((1, f"{dropped} messages were dropped as when_full says"))
         return found
 
@@ -180,11 +139,11 @@ class BackupProvider(Handler):
         journal = self.journal
         return {
             "accepted": self.accepted,
-            "dropped": sum(self.dropped.values()),
-            "queue": len(self._memory) + self._intake_messages,
+            "dropped": sum(self._intake.dropped.values()),
+            "queue": len(self._memory) + self._intake.messages,
             "backup": journal.rows,
             "backup_bytes": journal.size_bytes,
-            "backup_in_buf": self._intake_messages,
+            "backup_in_buf": self._intake.messages,
             "backup_out_buf": len(self._memory),
             "held": sum(journal.held_exchanges().values()),
             "parked": journal.parked_rows,
@@ -198,46 +157,7 @@ class BackupProvider(Handler):
 
         What is taken is in memory only until its commit: `batch.on_accepted` tells of that.
         """
-        if batch.items and not self._has_room(1.0 if not self._drops_any(batch) else _DROP_SHARE):
-            batch = self._wait_for_room(batch)
-        self._intake_messages += len(batch.items)
-        self._intake_bytes += batch.size_bytes
         self._intake.put(batch)
-        self._wake.set()
-
-    def _drops_any(self, batch: Batch) -> bool:
-        rule = self._settings.when_full_for
-        return any(rule(kind) == "drop-newest" for kind in {item[0].type for item in batch.items})
-
-    def _has_room(self, share: float) -> bool:
-        settings, journal = self._settings, self.journal
-        return (
-            not self.full
-            and journal.rows + self._intake_messages < settings.journal_max_messages * share
-            and journal.size_bytes + self._intake_bytes < settings.journal_max_bytes * share
-        )
-
-    def _wait_for_room(self, batch: Batch) -> Batch:
-        kept = [item for item in batch.items if not self._drop_if_full(item, batch)]
-        while kept and not self._has_room(1.0) and not self.is_stopping:
-            self._room.clear()
-            self._room.wait()
-        if kept and not self._has_room(1.0):
-            log.error("%d messages that were read could not be accepted before the stop", len(kept))
-            if batch.writer is not None:
-                batch.writer.dropped(len(kept), "the journal is full")
-            kept = []
-        return Batch(kept, sum(len(body) for _, body in kept), batch.writer, batch.on_accepted)
-
-    def _drop_if_full(self, item: Item, batch: Batch) -> bool:
-        kind = item[0].type
-        if self._settings.when_full_for(kind) != "drop-newest" or self._has_room(_DROP_SHARE):
-            return False
-        self.dropped[kind] += 1
-        self._drop_log("journal full: newest %s message dropped, as when_full says", kind)
-        if batch.writer is not None:
-            batch.writer.dropped(1, "the journal is full")
-        return True
 
     # -- pull side: called by the publisher, nothing here blocks --------------------------------------
 
@@ -285,7 +205,7 @@ class BackupProvider(Handler):
     def ask_held(self, exchange: str, after_id: int) -> None:
         """Read the oldest messages held for `exchange` with ids above `after_id`, holds asked for before
         included; `on_available` is called when `take_held` has them."""
-        self._held_wanted[exchange] = _HeldRequest(after_id)
+        self._held_wanted[exchange] = HeldRequest(after_id)
         # The answer to an earlier request must not be taken for the answer to this one.
         self._held_pages.pop(exchange, None)
         self._wake.set()
@@ -314,30 +234,17 @@ class BackupProvider(Handler):
         if self.full:
             return max(0.0, self._retry_at - time.monotonic())
         if (
-            self._group or not self._intake.empty() or self._holds or self._parks or self._held_wanted
+            self._group or not self._intake.is_empty() or self._holds or self._parks or self._held_wanted
             or (self._uncommitted and not self.bus_is_up)
         ):  # fmt: skip
             return 0.0
         # A discard alone waits for company.
         return None if self._discard_due is None else max(0.0, self._discard_due - time.monotonic())
 
-    def _gather(self) -> None:
-        """Move batches from the intake to the group that the next transaction commits."""
-        messages = sum(len(batch.items) for batch in self._group)
-        size_bytes = sum(batch.size_bytes for batch in self._group)
-        while messages < _GROUP_MESSAGES and size_bytes < _GROUP_BYTES:
-            try:
-                batch = self._intake.get_nowait()
-            except Empty:
-                return
-            self._group.append(batch)
-            messages += len(batch.items)
-            size_bytes += batch.size_bytes
-
     def _cycle(self) -> None:
         retry = not self.full or self.is_stopping or time.monotonic() >= self._retry_at
         if retry:
-            self._gather()
+            self._intake.gather(self._group)
         group = self._group if retry else []
         now = time.time()
         first_id = self._next_id()
@@ -351,7 +258,9 @@ class BackupProvider(Handler):
             appends = [*self._uncommitted.values(), *records]
         changes = self._changes(appends)
         try:
-            trip = self._on_thread(self._work, changes, self._page_wanted, dict(self._held_wanted))
+            trip = self._journal_thread().travel(
+                changes, self._read_upto if self._page_wanted else None, self._held_wanted
+            )
         except JournalDamaged as exc:
             self._start_afresh(exc)
             return
@@ -361,9 +270,13 @@ class BackupProvider(Handler):
             self._disk_is_full(trip.error, retry)
         elif retry:
             self._settle_group(group, records, keep)
-            self.full = False
-            self._room.set()
+            self.full = self._intake.disk_is_full = False
+            self._intake.look_again()
         self._settle_pages(trip)
+
+    def _journal_thread(self) -> JournalThread:
+        assert self._thread is not None, "start_service() comes first"
+        return self._thread
 
     def _next_id(self) -> int:
         return max(self.journal.next_id, self._last_id + 1)
@@ -386,40 +299,6 @@ class BackupProvider(Handler):
             discard_upto=self._discard_upto,
             held_discard_upto=dict(self._held_discard_upto),
         )
-
-    def _on_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Call `function` on the journal's thread and wait for what it returns or raises."""
-        outcome = self._pool.apply(_outcome, (function, *args))
-        if isinstance(outcome, VigiloError):
-            raise outcome
-        result: T = outcome
-        return result
-
-    def _work(self, changes: Changes, page_wanted: bool, held_wanted: dict[str, _HeldRequest]) -> _Trip:
-        """Do one trip, on the journal's thread."""
-        trip = _Trip()
-        journal = self.journal
-        try:
-            if changes.appends or changes.holds or changes.parks or changes.discard_upto or changes.held_discard_upto:
-                journal.apply(changes)
-        except JournalFull as exc:
-            trip.error = exc
-            trip.is_written = bool(changes.appends) and self._applied_without_appends(changes)
-        # Without room for holds and parks, reading on would gather them in memory without an end.
-        if page_wanted and (trip.is_written or len(changes.holds) + len(changes.parks) < 2 * PAGE_MESSAGES):
-            trip.page = journal.peek(self._read_upto, PAGE_MESSAGES, PAGE_BYTES)
-        if trip.is_written:
-            for exchange, asked in held_wanted.items():
-                page = journal.peek_held(exchange, asked.after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
-                trip.held[exchange] = (asked, page)
-        return trip
-
-    def _applied_without_appends(self, changes: Changes) -> bool:
-        try:
-            self.journal.apply(replace(changes, appends=()))
-        except JournalFull:
-            return False
-        return True
 
     def _settle_changes(self, changes: Changes) -> None:
         """Take off the lists what a transaction has done; more may have been added meanwhile."""
@@ -449,18 +328,17 @@ class BackupProvider(Handler):
             self.accepted += len(records)
             self.on_available()
         for batch in group:
-            self._intake_messages -= len(batch.items)
-            self._intake_bytes -= batch.size_bytes
+            self._intake.accepted(batch)
             if batch.on_accepted is not None:
                 batch.on_accepted()
         self._group = []
 
-    def _settle_pages(self, trip: _Trip) -> None:
+    def _settle_pages(self, trip: Trip) -> None:
         if trip.page is not None:
             self._page_wanted = False
             if trip.page:
                 self._read_upto = trip.page[-1].id
-                self._memory.extend(self._readable(trip.page))
+                self._memory.extend(readable(trip.page))
                 self.on_available()
             else:
                 # Everything between was discarded or moved.
@@ -468,22 +346,9 @@ class BackupProvider(Handler):
         for exchange, (asked, stored) in trip.held.items():
             if self._held_wanted.get(exchange) is asked:
                 del self._held_wanted[exchange]
-                self._held_pages[exchange] = self._readable(stored)
+                self._held_pages[exchange] = readable(stored)
         if trip.held:
             self.on_available()
-
-    def _readable(self, stored: list[StoredRecord]) -> list[Record]:
-        """Return the page with its route keys. A row that is no message of ours is left to the publisher,
-        which parks it: its type is empty."""
-        records = []
-        for row in stored:
-            try:
-                key = stored_route_key(row.body)
-            except BadMessage as exc:
-                log.error("journal %s: row %d is no message: %s", self.journal.path, row.id, exc)
-                key = UNREADABLE
-            records.append(Record(row.id, key, row.body, row.accepted_at))
-        return records
 
     # -- bad weather -----------------------------------------------------------------------------------
 
@@ -493,14 +358,14 @@ class BackupProvider(Handler):
             log.error("%s: nothing more is accepted until there is room; publishing goes on", error)
         else:
             self._full_log("%s: tried again every %.0f s", error, _FULL_RETRY_S)
-        self.full = True
+        self.full = self._intake.disk_is_full = True
         if is_retry:
             # What else goes to the journal in between must not put the next attempt off.
             self._retry_at = time.monotonic() + _FULL_RETRY_S
 
     def _start_afresh(self, error: JournalDamaged) -> None:
         """Set the damaged file aside. What is in memory goes on, and into the new file."""
-        aside = self._on_thread(self.journal.start_afresh, str(error))
+        aside = self._journal_thread().call(self.journal.start_afresh, str(error))
         self.report = OpenReport(aside, str(error), 0, False)
         # What was only in the old file stays there; ids go on above.
         self._read_upto = self._last_id
@@ -508,21 +373,13 @@ class BackupProvider(Handler):
         self.on_available()
 
     def _refuse_at_stop(self) -> None:
-        lost = sum(len(batch.items) for batch in self._group) + self._intake_messages
+        lost = sum(len(batch.items) for batch in self._group) + self._intake.messages
         if lost:
             log.error("the disk is full: %d messages that were read could not be accepted before the stop", lost)
 
     def _spill_all(self) -> None:
         if self._uncommitted and not self.full:
             self._cycle()
-
-
-def _outcome(function: Callable[..., Any], *args: Any) -> Any:
-    """Return what `function` returns, or the error of ours that it raised: gevent prints what a thread lets out."""
-    try:
-        return function(*args)
-    except VigiloError as exc:
-        return exc
 
 
 def backupprovider_factory(settings: Settings) -> BackupProvider:

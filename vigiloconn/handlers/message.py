@@ -9,6 +9,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import gevent
@@ -349,13 +350,9 @@ class MessageHandler(Handler):
             "queue %r: a message can't be handled, its end is %s: %s",
             self._source.queue, self._dead_letters.queue if self._dead_letters else "a rejection", reason[:500],
         )  # fmt: skip
-        if self._dead_letters is not None:
-
-            def wait(seconds: float, result: AsyncResult[None] | None) -> bool:
-                return self._wait_for(job, seconds, result)
-
-            if not self._dead_letters.bury(delivery, reason, job.attempts, wait):
-                return False
+        letters, wait = self._dead_letters, partial(self._wait_for, job)
+        if letters is not None and not letters.bury(delivery, reason, job.attempts, wait):
+            return False
         self.dead_lettered += 1
         self._source.finish([delivery], accepted=self._dead_letters is not None)
         return True

@@ -21,10 +21,10 @@ from typing import Protocol
 from vigiloconn.amqp import BusConnection
 from vigiloconn.confirms import ConfirmChannel
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.frames import PublishFrames
-from vigiloconn.handlers.backup import UNREADABLE, BackupProvider
+from vigiloconn.handlers.backup import BackupProvider
 from vigiloconn.handlers.lane import Lane
-from vigiloconn.interfaces import Record, RouteKey
+from vigiloconn.handlers.routes import Routes, perf_body, perf_head
+from vigiloconn.interfaces import Record
 from vigiloconn.options import Publication
 from vigiloconn.ratelog import RateLimitedLog
 from vigiloconn.supervisor import backoff_delays
@@ -36,12 +36,8 @@ Token = Record | list[Record]
 #: One write's size. Larger ones gain nothing, and hold the connection's lock for longer.
 _BUFFER_MESSAGES = 200
 _BUFFER_BYTES = 256 << 10
-#: A message that gathers performance data stays well below what brokers take as one message.
-_PERF_BATCH_BYTES = 1 << 20
 #: Messages of a held exchange that are in memory at a time.
 _HELD_MESSAGES = 1000
-#: Routing keys come from outside: a flood of different ones must not fill the memory.
-_MAX_ROUTES = 1000
 _REFUSED_CODES = (403, 404)
 
 
@@ -92,7 +88,7 @@ class Outlet:
         self._held_asked: int | None = None
         self._held_end: int | None = None
         self._holds = 0
-        self._frames: dict[RouteKey, tuple[PublishFrames, int | None]] = {}
+        self._routes = Routes(exchange, policy.publication, policy.batch_send_perf)
         self._returned: dict[str, str] = {}
         self._delays = backoff_delays(1.0, policy.settle_max_s)
         self._probe_at = 0.0
@@ -171,7 +167,7 @@ class Outlet:
             if connection.lost is not None:
                 raise connection.lost
             self.channel = channel
-            self._frames.clear()
+            self._routes.forget()
         return channel
 
     def _render(self, channel_id: int, frame_max: int, limit: int) -> tuple[bytes, list[Token]]:
@@ -184,25 +180,22 @@ class Outlet:
         now = time.time()
         while queue and len(tokens) < limit and size < _BUFFER_BYTES:
             record = queue[0]
-            route = self._frames.get(record.key)
-            if route is None:
-                route = self._make_route(record, channel_id, frame_max)
-                if route is None:
-                    continue
-            frames, ttl_s = route
+            try:
+                frames, ttl_s, is_batched = self._routes.get(record.key, channel_id, frame_max)
+            except BadMessage as exc:
+                self._park([queue.popleft()], str(exc))
+                continue
             if ttl_s is not None and now - record.accepted_at > ttl_s:
-                queue.popleft()
                 self._policy.count("expired", 1)
-                self._finish([record])
+                self._finish([queue.popleft()])
                 continue
             token: Token = record
             body = record.body
-            if self._policy.batch_send_perf > 1 and record.key.type == "perf":
-                group = self._perf_group()
-                if group is None:
+            if is_batched:
+                token = self._perf_group()
+                if not token:
                     break
-                token = group
-                body = b'{"type":"perf","messages":[' + b",".join([each.body for each in group]) + b"]}"
+                body = perf_body(token)
             else:
                 queue.popleft()
             if self._policy.log_traffic:
@@ -213,16 +206,10 @@ class Outlet:
             tokens.append(token)
         return b"".join(parts), tokens
 
-    def _perf_group(self) -> list[Record] | None:
-        """Take the performance messages at the head that go as one; None while there is reason to wait for more."""
+    def _perf_group(self) -> list[Record]:
+        """Take the performance messages at the head that go as one; none while there is reason to wait for more."""
         wanted = self._policy.batch_send_perf
-        size = 0
-        group: list[Record] = []
-        for record in self.queue:
-            if record.key.type != "perf" or len(group) == wanted or size + len(record.body) > _PERF_BATCH_BYTES:
-                break
-            group.append(record)
-            size += len(record.body) + 1
+        group = perf_head(self.queue, wanted)
         may_grow = len(group) == len(self.queue) and len(group) < wanted
         # In a full window it would wait for what can't come before it is gone.
         if may_grow and not self._provider.is_stopping and not self._policy.is_full():
@@ -231,37 +218,10 @@ class Outlet:
             due = now + max(0.0, group[0].accepted_at + self._policy.batch_linger_s - time.time())
             if due > now:
                 self._linger_until = due
-                return None
+                return []
         for _ in group:
             self.queue.popleft()
         return group
-
-    def _make_route(
-        self, record: Record, channel_id: int, frame_max: int
-    ) -> tuple[PublishFrames, int | None] | None:
-        """Build the frames for a message's key. One that can't be encoded is parked: then None."""
-        key = record.key
-        publication = self._policy.publication(key.type)
-        is_batched = self._policy.batch_send_perf > 1 and key.type == "perf"
-        try:
-            if key == UNREADABLE:
-                raise BadMessage("no JSON object with a type")
-            frames = PublishFrames(
-                channel_id,
-                self.exchange,
-                "perf" if is_batched else key.routing_key or key.type,
-                frame_max=frame_max,
-                persistent=key.persistent or is_batched,
-                expiration_ms=publication.ttl_s * 1000 if publication.ttl_s else None,
-            )
-        except BadMessage as exc:
-            self.queue.popleft()
-            self._park([record], str(exc))
-            return None
-        if len(self._frames) >= _MAX_ROUTES:
-            self._frames.clear()
-        route = self._frames[key] = (frames, publication.ttl_s)
-        return route
 
     # -- answers -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,125 @@
+"""The intake: batches on their way to the journal, and what happens to them while it has no room.
+
+Knows bounds and the full policy, not what the journal does with a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+from gevent.event import Event
+from gevent.queue import Empty, Queue
+
+from vigiloconn.interfaces import Batch, Item
+from vigiloconn.options import ConnectorSettings
+from vigiloconn.ratelog import RateLimitedLog
+from vigiloconn.store import DbRetry
+
+log = logging.getLogger(__name__)
+
+#: Batches that wait for the journal; each holds what one `recv` of up to 64 KiB gave.
+_BATCHES = 32
+#: One transaction's size: large enough to share the fsync, small enough to be done in some 10 ms.
+_GROUP_MESSAGES = 4000
+_GROUP_BYTES = 2 << 20
+#: `drop-newest` types are refused at this share of the bounds, so that those that block still have room.
+_DROP_SHARE = 0.8
+
+
+class Intake:
+    """A bounded queue of batches, with admission by the journal's bounds.
+
+    `on_put` is called when a batch has come in.
+    """
+
+    def __init__(self, journal: DbRetry, settings: ConnectorSettings, on_put: Callable[[], None]) -> None:
+        self.disk_is_full = False
+        """True while the disk has no room for the journal; set by the journal's owner."""
+        self.messages = 0
+        """Messages that were admitted and are not accepted yet."""
+        self.dropped: Counter[str] = Counter()
+        self._journal = journal
+        self._settings = settings
+        self._on_put = on_put
+        self._size_bytes = 0
+        self._queue: Queue[Batch] = Queue(_BATCHES)
+        self._room = Event()
+        self._is_closed = False
+        self._drop_log = RateLimitedLog(log)
+
+    def put(self, batch: Batch) -> None:
+        """Take a batch; blocks while there is no room for its messages (see `when_full`)."""
+        if batch.items and not self._has_room(1.0 if not self._drops_any(batch) else _DROP_SHARE):
+            batch = self._wait_for_room(batch)
+        self.messages += len(batch.items)
+        self._size_bytes += batch.size_bytes
+        self._queue.put(batch)
+        self._on_put()
+
+    def is_empty(self) -> bool:
+        """Answer whether no batch waits to be gathered."""
+        return bool(self._queue.empty())
+
+    def gather(self, group: list[Batch]) -> None:
+        """Move batches to the group that the next transaction commits, up to a transaction's size."""
+        messages = sum(len(batch.items) for batch in group)
+        size_bytes = sum(batch.size_bytes for batch in group)
+        while messages < _GROUP_MESSAGES and size_bytes < _GROUP_BYTES:
+            try:
+                batch = self._queue.get_nowait()
+            except Empty:
+                return
+            group.append(batch)
+            messages += len(batch.items)
+            size_bytes += batch.size_bytes
+
+    def accepted(self, batch: Batch) -> None:
+        """A batch that was gathered is in the journal."""
+        self.messages -= len(batch.items)
+        self._size_bytes -= batch.size_bytes
+
+    def look_again(self) -> None:
+        """There may be room now: let those that wait for it look."""
+        self._room.set()
+
+    def close(self) -> None:
+        """Let nobody wait any longer: what finds no room from now on is refused."""
+        self._is_closed = True
+        self._room.set()
+
+    def _drops_any(self, batch: Batch) -> bool:
+        rule = self._settings.when_full_for
+        return any(rule(kind) == "drop-newest" for kind in {item[0].type for item in batch.items})
+
+    def _has_room(self, share: float) -> bool:
+        settings, journal = self._settings, self._journal
+        return (
+            not self.disk_is_full
+            and journal.rows + self.messages < settings.journal_max_messages * share
+            and journal.size_bytes + self._size_bytes < settings.journal_max_bytes * share
+        )
+
+    def _wait_for_room(self, batch: Batch) -> Batch:
+        """Return what is left of a batch once there is room for it."""
+        kept = [item for item in batch.items if not self._drop_if_full(item, batch)]
+        while kept and not self._has_room(1.0) and not self._is_closed:
+            self._room.clear()
+            self._room.wait()
+        if kept and not self._has_room(1.0):
+            log.error("%d messages that were read could not be accepted before the stop", len(kept))
+            if batch.writer is not None:
+                batch.writer.dropped(len(kept), "the journal is full")
+            kept = []
+        return Batch(kept, sum(len(body) for _, body in kept), batch.writer, batch.on_accepted)
+
+    def _drop_if_full(self, item: Item, batch: Batch) -> bool:
+        kind = item[0].type
+        if self._settings.when_full_for(kind) != "drop-newest" or self._has_room(_DROP_SHARE):
+            return False
+        self.dropped[kind] += 1
+        self._drop_log("journal full: newest %s message dropped, as when_full says", kind)
+        if batch.writer is not None:
+            batch.writer.dropped(1, "the journal is full")
+        return True

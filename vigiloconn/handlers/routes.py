@@ -1,0 +1,83 @@
+"""How the messages of one exchange are rendered: frames for each route, and batches of performance data.
+
+Knows publications and frames, not what becomes of a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from vigiloconn.errors import BadMessage
+from vigiloconn.frames import PublishFrames
+from vigiloconn.interfaces import Record, RouteKey
+from vigiloconn.options import Publication
+
+#: The key of a row in the journal that is no message of anybody's.
+UNREADABLE = RouteKey("", None, True)
+
+#: A message that gathers performance data stays well below what brokers take as one message.
+_PERF_BATCH_BYTES = 1 << 20
+#: Routing keys come from outside: a flood of different ones must not fill the memory.
+_MAX_ROUTES = 1000
+
+
+class Route(NamedTuple):
+    """What the messages of one key have in common."""
+
+    frames: PublishFrames
+    ttl_s: int | None
+    is_batched: bool
+
+
+class Routes:
+    """The routes of one exchange on one channel. With `batch_send_perf` above 1 performance messages are batched."""
+
+    def __init__(self, exchange: str, publication: Callable[[str], Publication], batch_send_perf: int) -> None:
+        self._exchange = exchange
+        self._publication = publication
+        self._batches = batch_send_perf > 1
+        self._known: dict[RouteKey, Route] = {}
+
+    def forget(self) -> None:
+        """Forget all: another channel has other frames."""
+        self._known.clear()
+
+    def get(self, key: RouteKey, channel_id: int, frame_max: int) -> Route:
+        """Return the route of a key. Raises `BadMessage` when no message with this key can be sent."""
+        route = self._known.get(key)
+        if route is not None:
+            return route
+        if key == UNREADABLE:
+            raise BadMessage("no JSON object with a type")
+        ttl_s = self._publication(key.type).ttl_s
+        is_batched = self._batches and key.type == "perf"
+        frames = PublishFrames(
+            channel_id,
+            self._exchange,
+            "perf" if is_batched else key.routing_key or key.type,
+            frame_max=frame_max,
+            persistent=key.persistent or is_batched,
+            expiration_ms=ttl_s * 1000 if ttl_s else None,
+        )
+        if len(self._known) >= _MAX_ROUTES:
+            self._known.clear()
+        route = self._known[key] = Route(frames, ttl_s, is_batched)
+        return route
+
+
+def perf_head(records: Iterable[Record], wanted: int) -> list[Record]:
+    """Return the performance messages at the head of `records` that go as one message, at most `wanted`."""
+    size_bytes = 0
+    group: list[Record] = []
+    for record in records:
+        if record.key.type != "perf" or len(group) == wanted or size_bytes + len(record.body) > _PERF_BATCH_BYTES:
+            break
+        group.append(record)
+        size_bytes += len(record.body) + 1
+    return group
+
+
+def perf_body(group: Iterable[Record]) -> bytes:
+    """Return the one message that carries a group."""
+    return b'{"type":"perf","messages":[' + b",".join([record.body for record in group]) + b"]}"
