@@ -79,11 +79,13 @@ class PublishFrames:
 
     def _head(self, id_length: int) -> bytes:
         """Return the method frame and the header frame up to the body's size."""
+        if id_length >= _MAX_SHORT_STRING:
+            raise BadMessage(f"message_id of {id_length} bytes: expected at most {_MAX_SHORT_STRING - 1}")
         payload = 12 + len(self._properties) + 1 + id_length
         return self._method_frame + pack(">BHIHH", 2, self._channel_id, payload, _BASIC, 0)
 
     def render(self, body: bytes, message_id: bytes) -> bytes:
-        """Return all the bytes of one publish. `message_id` holds at most 255 bytes."""
+        """Return all the bytes of one publish. Raises `BadMessage` for a `message_id` of more than 255 bytes."""
         id_length = len(message_id)
         head = self._heads.get(id_length)
         if head is None:

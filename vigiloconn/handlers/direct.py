@@ -134,11 +134,13 @@ class DirectSender:
                 frames = PublishFrames(
                     channel.id, letter.exchange, letter.routing_key, frame_max=connection.frame_max, **letter.options
                 )
+                parts.append(frames.render(letter.body, letter.message_id.encode()))
+            except UnicodeEncodeError as exc:
+                letter.result.set_exception(BadMessage(f"message_id {letter.message_id!a:.80}: no UTF-8: {exc.reason}"))
             except BadMessage as exc:
                 letter.result.set_exception(exc)
-                continue
-            parts.append(frames.render(letter.body, letter.message_id.encode()))
-            letters.append(letter)
+            else:
+                letters.append(letter)
         if letters:
             channel.send(b"".join(parts), letters)
         return True

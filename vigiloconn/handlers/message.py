@@ -155,8 +155,7 @@ class MessageHandler(Handler):
         self._source.drain(timeout_s)
 
     def stats(self) -> dict[str, float]:
-        """`processed` counts messages that were done, `failed` tries that raised, `dead_lettered` what could never be
-        handled (rejected ones included); the rest is the subscriber's."""
+        """Messages `processed`, tries that `failed`, what was `dead_lettered` or rejected; and the subscriber's."""
         figures = self._source.stats()
         figures.update(processed=self.processed, failed=self.failed, dead_lettered=self.dead_lettered)
         return figures

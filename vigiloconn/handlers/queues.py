@@ -13,8 +13,6 @@ from vigiloconn.errors import BusRefused
 from vigiloconn.values import Subscription
 
 _MS_PER_S = 1000
-#: Class and method. Arguments of the former: reserved, queue, passive, durable, exclusive, auto-delete, no-wait, table.
-_DECLARE, _DECLARE_OK = (50, 10), (50, 11)
 
 
 def queue_arguments(queue_type: str, ttl_s: int) -> dict[str, Any]:
@@ -31,11 +29,7 @@ def declare_queue(connection: BusConnection, queue: str, arguments: dict[str, An
     """Declare a durable queue. Raises `BusRefused` (406 where it exists with other arguments), `BusDown`."""
     channel = connection.open_channel()
     try:
-        # The library's own `queue_declare` reads the answer itself, which nobody but the reader may do.
-        channel.send_method(
-            _DECLARE, "BsbbbbbF", (0, queue, False, True, False, False, False, arguments),
-            wait=_DECLARE_OK, returns_tuple=True,
-        )  # fmt: skip
+        channel.queue_declare(queue, durable=True, auto_delete=False, arguments=arguments)
     finally:
         connection.forget_channel(channel)
 
