@@ -44,7 +44,9 @@ def main() -> int:
         place = Path(directory)
         normal = 0.0
         if "publish" in wanted or "outage" in wanted:
-            normal = publish.measure(report, node, place, 30_000 if quick else 100_000, 1 if quick else 3)
+            count, rounds = (30_000, 1) if quick else (100_000, 3)
+            publish.end_to_end(report, node, place, count, rounds)
+            normal = publish.measure(report, node, place, count, rounds)
         if "latency" in wanted:
             latency.measure(report, node, place, 3 if quick else 20)
         if "outage" in wanted:
