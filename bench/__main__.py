@@ -14,7 +14,6 @@ ratios are what to look at.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from docopt import docopt
 
-from bench import latency, outage, publish
+from bench import command, latency, outage, publish
 from bench.support import Report
 from tests.support.rabbit import RabbitNode
 
@@ -53,9 +52,7 @@ def main() -> int:
             outage.measure(
                 report, node, place, 200_000 if quick else 3_600_000, 150_000 if quick else 1_000_000, normal
             )
-        if "command" in wanted and importlib.util.find_spec("bench.command"):
-            from bench import command
-
+        if "command" in wanted:
             command.measure(report, node, place, 20_000 if quick else 100_000)
     if report.missed:
         print(f"\nmissed: {', '.join(report.missed)}")

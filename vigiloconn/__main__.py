@@ -13,6 +13,10 @@ def main(argv: list[str] | None = None) -> int:
         from vigiloconn import sendcli
 
         return sendcli.main(arguments)
+    if arguments[:1] == ["bus"]:
+        from vigiloconn import configure
+
+        return configure.main(arguments[1:])
     from gevent import monkey
 
     monkey.patch_all()

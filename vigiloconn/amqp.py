@@ -77,7 +77,7 @@ class BusConnection:
         self.endpoint = endpoint
         self.settings = settings
         self.dial = dial
-        self.tls = tls_context(settings) if settings.use_ssl else None
+        self.tls: ssl.SSLContext | None = None
         self.server_name = settings.server_name or endpoint.host
         self.blocked = False
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
@@ -85,6 +85,8 @@ class BusConnection:
         """channel id -> function of (delivery tag, multiple, is an ack); called on the reader's greenlet."""
         self.deliveries: dict[int, Callable[[int, bytes], None]] = {}
         """channel id -> function of (frame type, payload) for deliveries' frames; called on the reader's greenlet."""
+        self.refusal: BusRefused | None = None
+        """What the broker said when it closed the connection because of something that we did."""
         self._name = name
         self._clock = clock
         self._lock = Semaphore(1)
@@ -125,6 +127,13 @@ class BusConnection:
         Raises `BusDown` when nobody answers as a broker should, `BusRefused` when the login, the virtual
         host or the broker's certificate is the reason.
         """
+        if self.settings.use_ssl:
+            try:
+                # Read anew for each connection: certificates are replaced while the connector runs.
+                self.tls = tls_context(self.settings)
+            except SettingsError as exc:
+                self.abort(str(exc))
+                raise BusRefused(f"{self.endpoint}: {exc}") from exc
         limit_s = self.settings.connect_timeout_s
         try:
             with gevent.Timeout(limit_s, TimeoutError(f"no answer within {limit_s:g} s")):
@@ -140,7 +149,8 @@ class BusConnection:
             raise BusRefused(f"{self.endpoint}: TLS handshake refused: {exc}") from exc
         except AMQPError as exc:
             self.abort(str(exc))
-            text = f"{self.endpoint}, virtual host {self.settings.vhost!r}, user {self.settings.user!r}: {exc}"
+            said = exc.reply_text or exc
+            text = f"{self.endpoint}, virtual host {self.settings.vhost!r}, user {self.settings.user!r}: {said}"
             if isinstance(exc, ConnectionForced):
                 raise GoingDown(text) from exc
             raise BusRefused(text, exc.reply_code or 0) from exc
@@ -196,10 +206,12 @@ class BusConnection:
             self.abort(str(exc))
             raise GoingDown(f"{self.endpoint}: {exc}") from exc
         except AMQPError as exc:
-            self.abort("closed by us" if self._closing else str(exc))
             if self._closing:
+                self.abort("closed by us")
                 raise self._gone() from exc
-            raise BusRefused(f"{self.endpoint}: {exc}", exc.reply_code or 0) from exc
+            self.refusal = BusRefused(f"{self.endpoint}: {exc.reply_text or exc}", exc.reply_code or 0)
+            self.abort(str(exc.reply_text or exc))
+            raise self.refusal from exc
         except OSError as exc:
             self.abort("closed by us" if self._closing else f"connection lost: {exc}")
             raise self._gone() from exc

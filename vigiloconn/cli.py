@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
+import os
 import signal
+import sys
 from collections.abc import Callable
 
 import gevent
@@ -43,9 +45,14 @@ def main(arguments: list[str]) -> int:
 
 
 def find_connector(text: str) -> tuple[str, Build]:
-    """Return a connector's name and its `build`, from a name or `package.module:build`. Raises `UsageError`."""
+    """Return a connector's name and its `build`, from a name or `package.module:build`. Raises `UsageError`.
+
+    Modules are looked for in the working directory too, and there first.
+    """
     if ":" in text:
         module_name, _, attribute = text.partition(":")
+        # An installed program has its own directory there, not the one that it is called in.
+        sys.path.insert(0, os.getcwd())
         return module_name.rpartition(".")[2], _load(text, module_name, attribute or "build")
     if text == "nagios":
         return text, _load(text, "vigiloconn.connectors.nagios", "build")

@@ -14,7 +14,7 @@ import gevent
 from gevent.event import AsyncResult, Event
 
 from vigiloconn import ipv6
-from vigiloconn.amqp import BusConnection, GoingDown
+from vigiloconn.amqp import BusConnection, GoingDown, tls_context
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.handlers.base import Handler
 from vigiloconn.handlers.direct import DirectSender
@@ -232,5 +232,7 @@ class VigiloClient(Handler):
 
 def vigiloclient_factory(settings: Settings, *, role: str = "publish") -> VigiloClient:
     """Return a client for the brokers that `settings` name. `role` tells its connection from others of the
-    process, in the broker's list and in the log."""
+    process, in the broker's list and in the log. Raises `SettingsError` for certificates that can't be loaded."""
+    if settings.bus.use_ssl:
+        tls_context(settings.bus)
     return VigiloClient(settings.bus, name=f"client ({role})", connection_name=f"{settings.service_name} {role}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from vigiloconn.errors import BadMessage
-from vigiloconn.interfaces import Item, RouteKey
+from vigiloconn.interfaces import Batch, Item, RouteKey
 
 #: A longer line is not a message: it is skipped up to its newline.
 MAX_LINE_BYTES = 65536
@@ -170,6 +170,12 @@ def encode(message: Mapping[str, Any]) -> bytes:
         return _encode(_with_unix_seconds(message, 0))
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise BadMessage(f"message can't be written as JSON: {exc}") from exc
+
+
+def make_batch(messages: Iterable[Mapping[str, Any]]) -> Batch:
+    """Return a batch for a `Sink`. Raises `BadMessage` when one can't be sent: it has no `type`, or no JSON form."""
+    items = [(route_key(message), encode(message)) for message in messages]
+    return Batch(items, sum(len(body) for _, body in items))
 
 
 def decode(body: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import gevent
 from gevent.event import Event
 
 from vigiloconn import ipv6
-from vigiloconn.amqp import BusConnection
+from vigiloconn.amqp import BusConnection, tls_context
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings
@@ -29,10 +29,12 @@ def bus_session(settings: BusSettings, endpoint: Endpoint | None = None, *, name
 
     `endpoint` defaults to the first of `settings.hosts`; `name` is what the broker shows. Nothing is tried again:
     raises `BusDown` or `BusRefused` when the connection can't be made, and when it is lost the block's next call
-    raises. The standard library must be patched by gevent.
+    raises. `SettingsError` for certificates that can't be loaded. The standard library must be patched by gevent.
     """
     if endpoint is None:
         endpoint = ipv6.parse_endpoint(settings.hosts[0], settings.default_port)
+    if settings.use_ssl:
+        tls_context(settings)
     connection = BusConnection(endpoint, settings, dial=_dial, name=name)
     connection.connect()
     over = Event()

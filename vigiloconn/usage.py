@@ -22,15 +22,18 @@ Usage:
   vigilo-connector run CONNECTOR [--config FILE] [--id N] [--log-level LEVEL]
   vigilo-connector check CONNECTOR [--config FILE] [--id N]
   vigilo-connector send [--socket PATH] [--sync] [--timeout SECONDS] [--id N] [FILE]
+  vigilo-connector bus ...
   vigilo-connector --version
   vigilo-connector --help
 
 Commands:
   run    Run a connector until SIGTERM or SIGINT. SIGHUP opens the log files again.
   check  Check the settings; connect to nothing.
+  bus    Configure the bus: `vigilo-connector bus --help`, the same as vigilo-bus-config.
   send   Write the lines of FILE (standard input without one) to a connector's socket.
 
-CONNECTOR is `nagios`, a name from the entry-point group `vigiloconn.connectors`, or `package.module:build`.
+CONNECTOR is `nagios`, a name from the entry-point group `vigiloconn.connectors`, or `package.module:build`,
+which is looked for in the working directory first.
 
 Options:
   -c --config FILE     Settings; without it /etc/vigilo/NAME/settings.ini where there is one, else the

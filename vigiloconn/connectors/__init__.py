@@ -1,1 +1,1 @@
-"""Connectors that come with the runtime. Each module has `build(settings, supervisor)` and nothing else."""
+"""Connectors that come with the runtime, a `build(settings, supervisor)` each, and `parts` for those of one's own."""

@@ -1,0 +1,280 @@
+"""`vigilo-bus-config`: its command line, and what it says. Imports nothing that needs gevent before it has patched.
+
+`apply_topology` is here for scripts of one's own; they patch the standard library first of all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docopt import DocoptExit, docopt
+
+from vigiloconn import __version__, topology
+from vigiloconn.errors import BusDown, BusRefused, SettingsError
+from vigiloconn.provision import Applier, Outcome, Result, apply_topology, request, summary
+from vigiloconn.topology import Binding, Exchange, Queue, Topology
+
+if TYPE_CHECKING:
+    from vigiloconn.amqp import BusConnection
+    from vigiloconn.options import BusSettings
+
+    Session = Callable[[], AbstractContextManager[BusConnection]]
+    Work = Callable[[Session], int]
+
+__all__ = ["Outcome", "Result", "apply_topology", "main"]
+
+PROGRAM = "vigilo-bus-config"
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+USAGE = f"""Create, change and check what is on an AMQP bus.
+
+Usage:
+  {PROGRAM} [options] create-queue QUEUE
+  {PROGRAM} [options] delete-queue QUEUE
+  {PROGRAM} [options] create-exchange EXCHANGE
+  {PROGRAM} [options] delete-exchange EXCHANGE
+  {PROGRAM} [options] subscribe QUEUE EXCHANGE
+  {PROGRAM} [options] unsubscribe QUEUE EXCHANGE
+  {PROGRAM} [options] [--check] read-config FILE
+  {PROGRAM} --version
+  {PROGRAM} --help
+
+Commands:
+  create-queue     Create a durable queue.
+  delete-queue     Delete a queue with the messages in it.
+  create-exchange  Create a durable exchange.
+  delete-exchange  Delete an exchange.
+  subscribe        Bind a queue to an exchange; both must exist.
+  unsubscribe      Remove that binding.
+  read-config      Create what FILE describes and is missing; what exists is left as it is. Does all it can, says
+                   line by line what it did, and may be repeated at any time.
+
+Options:
+  -s --server HOST[:PORT]  The broker; an IPv6 address in brackets [default: localhost].
+  -u --user USER           [default: guest]
+  -p --password PASSWORD   Without it and the next one: guest. Other users of this host can see it.
+  --password-file FILE     The password stands in its first line.
+  --vhost NAME             Virtual host [default: /].
+  --auth METHOD            plain, amqplain, or external (by certificate) [default: plain].
+  --tls                    Encrypt, and verify the broker's certificate; the port is 5671 then.
+  --ca-file FILE           Authorities to verify it with; without it those of the system.
+  --cert-file FILE         Certificate of this client.
+  --key-file FILE          Its key, where that is not in the same file.
+  -t --type TYPE           Type of the exchange: fanout, direct, topic, headers or a plugin's [default: fanout].
+  -k --key KEY             Routing key of the binding; without it the queue's name.
+  --queue-type TYPE        classic or quorum, for queues that are created [default: classic].
+  --check                  Change nothing; end with status 1 where the bus differs from FILE. Bindings can't be seen
+                           over AMQP and are not compared.
+  -d --debug               Show what the program does, on standard error.
+  --version                Show the version.
+  -h --help                Show this.
+
+FILE has sections [exchange:NAME] (type: default fanout; durable: default yes), [binding:NAME] (exchange, queue, key:
+default the queue's name; NAME only tells bindings apart, the queue is created too) and, where it needs more than a
+plain queue, [queue:NAME] (type: classic or quorum; ttl: seconds that a message stays).
+
+A binding between an exchange and a queue that both existed is reported as "ensured": it is there now, and AMQP does
+not tell whether it was before.
+
+Exit status: 0 all is as asked for; 1 the broker can't be reached, refused something or differs; 2 usage or file.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program with `argv` (without its name) and return the exit status."""
+    try:
+        options = docopt(USAGE, sys.argv[1:] if argv is None else argv, version=f"{PROGRAM} {__version__}")
+    except DocoptExit as exc:
+        # Without its message, which may quote a password.
+        print(f"{PROGRAM}: the arguments are not understood, see --help", exc.usage.strip(), sep="\n", file=sys.stderr)
+        return EXIT_USAGE
+    from gevent import monkey
+
+    # Before anything that has sockets is imported.
+    if not monkey.is_module_patched("socket"):
+        monkey.patch_all()
+    logging.basicConfig(
+        level=logging.DEBUG if options["--debug"] else logging.WARNING, stream=sys.stderr,
+        format=f"{PROGRAM}: %(levelname)s: %(message)s",
+    )
+    from vigiloconn.session import bus_session
+
+    try:
+        return _choose_work(options)(partial(bus_session, _bus_settings(options), name=PROGRAM))
+    except SettingsError as exc:
+        return _fail(exc, EXIT_USAGE)
+    except (BusDown, BusRefused) as exc:
+        return _fail(exc, EXIT_FAILED)
+
+
+def _fail(reason: object, status: int) -> int:
+    print(f"{PROGRAM}: {' '.join(str(reason).split())}", file=sys.stderr)
+    return status
+
+
+def _say(text: object) -> None:
+    # Each line when it is true: what comes next may take its time, or fail.
+    print(text, flush=True)
+
+
+def _choose_work(options: dict[str, Any]) -> Work:
+    """Return what is to be done on the bus, its arguments checked. Raises `SettingsError`."""
+    queue_type = _checked("--queue-type", topology.check_queue_type, options["--queue-type"])
+    if options["read-config"]:
+        return _file_work(options["FILE"], queue_type, options["--check"])
+    queue = options["QUEUE"] and _checked("QUEUE", topology.check_name, options["QUEUE"], "a name")
+    exchange = options["EXCHANGE"] and _checked("EXCHANGE", topology.check_name, options["EXCHANGE"], "a name")
+    for name, given in (("QUEUE", queue), ("EXCHANGE", exchange)):
+        if given == "":
+            raise SettingsError(f"{name}: expected a name, got nothing")
+    key = _checked("--key", topology.check_name, options["--key"] or queue or "-", "a key")
+    if options["create-exchange"]:
+        kind = _checked("--type", topology.check_exchange_type, options["--type"])
+        return _topology_work(Topology(exchanges=(Exchange(exchange, kind),)))
+    if options["create-queue"]:
+        return _topology_work(Topology(queues=(Queue(queue, queue_type),)))
+    if options["subscribe"]:
+        return _topology_work(Topology(bindings=(Binding(f"{exchange} -> {queue}, key {key}", exchange, queue, key),)))
+    if options["unsubscribe"]:
+        return _in_session(_unsubscribe, queue, exchange, key)
+    kind, name = ("queue", queue) if options["delete-queue"] else ("exchange", exchange)
+    return _in_session(_delete, kind, name)
+
+
+def _checked(option: str, check: Callable[..., str], *values: str) -> str:
+    try:
+        return check(*values)
+    except ValueError as exc:
+        raise SettingsError(f"{option}: {exc}") from None
+
+
+def _file_work(path: str, queue_type: str, check: bool) -> Work:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise SettingsError(f"{path}: can't be read: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: expected UTF-8, got another encoding") from None
+    wanted = topology.parse_topology(text, path, queue_type=queue_type)
+    return _topology_work(wanted, check=check, say_summary=True)
+
+
+def _topology_work(wanted: Topology, *, check: bool = False, say_summary: bool = False) -> Work:
+    def work(session: Session) -> int:
+        applier = Applier(wanted, check=check, report=_say)
+        is_done = False
+        while not is_done:
+            with session() as connection:
+                is_done = applier.run(connection)
+        if say_summary:
+            _say(summary(applier.results, check=check))
+        return _status(applier.results)
+
+    return work
+
+
+def _in_session(function: Callable[..., int], *args: str) -> Work:
+    def work(session: Session) -> int:
+        with session() as connection:
+            return function(connection, *args)
+
+    return work
+
+
+def _status(results: list[Result]) -> int:
+    return EXIT_FAILED if any(result.is_failure for result in results) else EXIT_DONE
+
+
+def _delete(connection: BusConnection, kind: str, name: str) -> int:
+    """Delete, and tell whether it was there: deleting what is missing is no error to a broker."""
+    counts: list[Any] = []
+
+    def look(channel: Any) -> None:
+        if kind == "queue":
+            channel.queue_declare(name, passive=True)
+        else:
+            channel.exchange_declare(name, "fanout", passive=True)
+
+    def delete(channel: Any) -> None:
+        counts.append(channel.queue_delete(name) if kind == "queue" else channel.exchange_delete(name))
+
+    refusal = request(connection, look)
+    if refusal is not None and refusal.code == 404:
+        result = Result(kind, name, Outcome.UNCHANGED, "it was not there")
+    elif refusal is not None or (refusal := request(connection, delete)) is not None:
+        result = Result(kind, name, Outcome.REFUSED, topology.explain_refusal(str(refusal)))
+    else:
+        result = Result(kind, name, Outcome.DELETED, f"with {counts[0]} messages" if counts[0] else "")
+    _say(result)
+    return _status([result])
+
+
+def _unsubscribe(connection: BusConnection, queue: str, exchange: str, key: str) -> int:
+    refusal = request(connection, lambda channel: channel.queue_unbind(queue, exchange, key))
+    name = f"{exchange} -> {queue}, key {key}"
+    if refusal is None:
+        result = Result("binding", name, Outcome.DELETED, "AMQP does not tell whether it was there")
+    else:
+        result = Result("binding", name, Outcome.REFUSED, topology.explain_refusal(str(refusal)))
+    _say(result)
+    return _status([result])
+
+
+def _bus_settings(options: dict[str, Any]) -> BusSettings:
+    """Return the settings that the command line asks for. Raises `SettingsError`."""
+    from vigiloconn.ipv6 import parse_endpoint
+    from vigiloconn.options import parse_settings
+    from vigiloconn.values import Secret
+
+    files = {key: options[f"--{key}-file"] for key in ("ca", "cert", "key")}
+    auth = options["--auth"]
+    if auth not in ("plain", "amqplain", "external"):
+        raise SettingsError(f"--auth: expected plain, amqplain or external, got {auth!r}")
+    if not options["--tls"]:
+        for key, path in files.items():
+            if path is not None:
+                raise SettingsError(f"--{key}-file: is of no use without --tls")
+    if files["key"] and not files["cert"]:
+        raise SettingsError("--key-file: is of no use without --cert-file")
+    if auth == "external" and not files["cert"]:
+        raise SettingsError("--auth: external logs in with a certificate: expected --tls and --cert-file")
+    settings = dataclasses.replace(
+        parse_settings("").bus,
+        hosts=(options["--server"],), user=options["--user"], password=Secret(_password(options)),
+        vhost=options["--vhost"], auth=auth, use_ssl=options["--tls"],
+        ca_file=files["ca"], cert_file=files["cert"], key_file=files["key"],
+    )  # fmt: skip
+    try:
+        parse_endpoint(options["--server"], settings.default_port)
+    except ValueError as exc:
+        raise SettingsError(f"--server: {exc}") from None
+    return settings
+
+
+def _password(options: dict[str, Any]) -> str:
+    path = options["--password-file"]
+    if path is None:
+        return "guest" if options["--password"] is None else str(options["--password"])
+    if options["--password"] is not None:
+        raise SettingsError("--password-file: expected it or --password, got both")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.readline().rstrip("\r\n")
+    except OSError as exc:
+        raise SettingsError(f"--password-file: {path} can't be read: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        # Without its cause, which quotes what it could not decode.
+        raise SettingsError(f"--password-file: {path}: expected UTF-8 text") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

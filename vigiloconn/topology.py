@@ -1,0 +1,202 @@
+"""What should be on the bus: exchanges, queues and bindings of a file. Pure; knows no broker."""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vigiloconn import values
+from vigiloconn.errors import SettingsError
+from vigiloconn.values import shown
+
+EXCHANGE_TYPES = ("fanout", "direct", "topic", "headers")
+QUEUE_TYPES = ("classic", "quorum")
+
+#: No section can have this name, so that `[DEFAULT]` is a section like any other.
+_NO_SECTION = "\n"
+_KEYS: Mapping[str, tuple[str, ...]] = {
+    "exchange": ("type", "durable"),
+    "queue": ("type", "ttl"),
+    "binding": ("exchange", "queue", "key"),
+}
+_INEQUIVALENT = re.compile(r"inequivalent arg '([^']+)' for .*?: received (.+?) but current is (.+)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An exchange, never deleted by the broker itself."""
+
+    name: str
+    type: str = "fanout"
+    durable: bool = True
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A durable queue."""
+
+    name: str
+    type: str = "classic"
+    ttl_s: int | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the declare carries. A classic queue without TTL carries nothing, so that an old one fits."""
+        arguments: dict[str, Any] = {}
+        if self.type != "classic":
+            arguments["x-queue-type"] = self.type
+        if self.ttl_s is not None:
+            arguments["x-message-ttl"] = self.ttl_s * 1000
+        return arguments
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A binding of a queue to an exchange; `name` only tells it apart."""
+
+    name: str
+    exchange: str
+    queue: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Topology:
+    """What should be there; each thing after those that it needs."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+
+def check_name(text: str, expected: str) -> str:
+    """Return the name of an exchange or a queue, or a routing key. Raises `ValueError`."""
+    if not text:
+        raise ValueError(f"expected {expected}, got nothing")
+    if len(text.encode("utf-8", "surrogatepass")) > values.MAX_NAME_BYTES:
+        raise ValueError(f"expected at most {values.MAX_NAME_BYTES} bytes, got {shown(text)}")
+    return text
+
+
+def check_exchange_type(text: str) -> str:
+    """Return the type of an exchange; those of the broker's plugins begin with `x-`. Raises `ValueError`."""
+    if text not in EXCHANGE_TYPES and not re.fullmatch(r"x-[\w-]{1,80}", text):
+        raise ValueError(f"expected {', '.join(EXCHANGE_TYPES)} or a plugin's x-..., got {shown(text)}")
+    return text
+
+
+def check_queue_type(text: str) -> str:
+    """Return the type of a queue. Raises `ValueError`."""
+    if text not in QUEUE_TYPES:
+        raise ValueError(f"expected {' or '.join(QUEUE_TYPES)}, got {shown(text)}")
+    return text
+
+
+def parse_topology(text: str, source: str, *, queue_type: str = "classic") -> Topology:
+    """Return what `[exchange:NAME]`, `[queue:NAME]` and `[binding:NAME]` sections describe.
+
+    A queue that only bindings name is of `queue_type`. Raises `SettingsError`, one line that names `source`,
+    section, key and what was expected.
+    """
+    ini = _parse_ini(text, source)
+    exchanges: list[Exchange] = []
+    queues: dict[str, Queue] = {}
+    bindings: list[Binding] = []
+    for title in ini.sections():
+        section = _Section(source, title, dict(ini.items(title)))
+        if section.kind == "exchange":
+            exchanges.append(Exchange(
+                section.name,
+                section.value("type", check_exchange_type, "fanout"),
+                section.value("durable", values.flag, "yes"),
+            ))  # fmt: skip
+        elif section.kind == "queue":
+            kind = section.value("type", check_queue_type, queue_type)
+            queues[section.name] = Queue(section.name, kind, section.value("ttl", _ttl_s, ""))
+        else:
+            exchange = section.value("exchange", _name_of("an exchange"), "")
+            queue = section.value("queue", _name_of("a queue"), "")
+            bindings.append(Binding(section.name, exchange, queue, section.value("key", _name_of("a key"), queue)))
+    for binding in bindings:
+        queues.setdefault(binding.queue, Queue(binding.queue, queue_type))
+    return Topology(tuple(exchanges), tuple(queues.values()), tuple(bindings))
+
+
+def explain_refusal(text: str) -> str:
+    """Return a broker's refusal in words: what differs where it says so, else its own text on one line."""
+    match = _INEQUIVALENT.search(text)
+    if match is None:
+        return " ".join(text.split())
+    argument, wanted, found = (part.strip() for part in match.groups())
+    return f"{argument} is {_quoted(found)}, expected {_quoted(wanted)}"
+
+
+def _quoted(text: str) -> str:
+    """Return a value as RabbitMQ shows it, without its words around it."""
+    plain = re.sub(r"^the value (.+) of type '[^']*'$", r"\1", text)
+    return "not set" if plain == "none" else plain
+
+
+class _Section:
+    """One section, its name taken apart and its keys known."""
+
+    def __init__(self, source: str, title: str, given: Mapping[str, str]) -> None:
+        self._place = f"{source}: [{title}]"
+        self._values = given
+        self.kind, colon, self.name = title.partition(":")
+        if self.kind not in _KEYS or not colon:
+            raise SettingsError(f"{self._place}: expected [exchange:NAME], [queue:NAME] or [binding:NAME]")
+        try:
+            check_name(self.name, f"a name behind {self.kind}:")
+        except ValueError as exc:
+            raise SettingsError(f"{self._place}: {exc}") from None
+        for key in given:
+            if key not in _KEYS[self.kind]:
+                nearest = difflib.get_close_matches(key.lower(), _KEYS[self.kind], n=1, cutoff=0.0)[0]
+                raise SettingsError(
+                    f"{self._place} {key}: unknown key, the nearest known one is {nearest}"
+                    f" (known: {', '.join(_KEYS[self.kind])})"
+                )
+
+    def value(self, key: str, convert: Callable[[str], Any], default: str) -> Any:
+        """Return the value of `key`, of `default` where the file says nothing."""
+        text = self._values.get(key, "")
+        try:
+            return convert(values.plain(text) or default)
+        except ValueError as exc:
+            hint = " (a comment needs a line of its own)" if re.search(r"\s[#;]", text) else ""
+            raise SettingsError(f"{self._place} {key}: {exc}{hint}") from None
+
+
+def _name_of(expected: str) -> Callable[[str], str]:
+    return lambda text: check_name(text, expected)
+
+
+def _ttl_s(text: str) -> int | None:
+    ttl_s: int | None = values.whole(1, values.MAX_TTL_S)(text) if text else None
+    return ttl_s
+
+
+def _parse_ini(text: str, source: str) -> configparser.RawConfigParser:
+    ini = configparser.RawConfigParser(
+        comment_prefixes=("#", ";"), inline_comment_prefixes=None, strict=True,
+        empty_lines_in_values=False, default_section=_NO_SECTION,
+    )  # fmt: skip
+    ini.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
+    try:
+        ini.read_string(text, source)
+    except configparser.DuplicateSectionError as exc:
+        reason = f"line {exc.lineno}: [{exc.section}] stands in the file twice"
+    except configparser.DuplicateOptionError as exc:
+        reason = f"line {exc.lineno}: [{exc.section}] {exc.option}: stands in the section twice"
+    except configparser.MissingSectionHeaderError as exc:
+        reason = f"line {exc.lineno}: expected a [section] before the first setting"
+    except configparser.ParsingError as exc:
+        reason = f"line {exc.errors[0][0]}: expected key = value or [section]"
+    else:
+        return ini
+    raise SettingsError(f"{source}: {reason}")
