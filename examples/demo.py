@@ -246,7 +246,7 @@ def demonstrate(options: Options, stack: ExitStack) -> int:
     say("ready. Send a line of your own from another terminal:")
     say(f"  echo \"event|$(date +%s)|srv1.example.com|Load|OK|all is well\" | .venv/bin/vigilo-connector send "
         f"--socket {SOCKET} --sync")
-    say("Ctrl-C stops everything" if options.run_for_s is None else f"stopping after {options.run_for_s:g} s")
+    say("Ctrl-C stops everything" if options.run_for_s is None else f"it ends by itself in {options.run_for_s:g} s")
     end = None if options.run_for_s is None else time.monotonic() + options.run_for_s
     show_until(end, bus, connector)
     if screen.missing:
