@@ -10,17 +10,17 @@ BUS_USER ?=
 BUS_PASSWORD ?=
 RUN_FOR ?=
 # What `make check` does; a suite that needs more programs adds its target here.
-CHECKS ?= lint test
+CHECKS ?= lint test test-nagios
 
 VENV := .venv
 BIN := $(VENV)/bin
 export BUS BUS_USER BUS_PASSWORD RUN_FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help venv rabbitmq run test lint check bench clean
+.PHONY: help venv rabbitmq nagios run test test-nagios lint check bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=python3.12  ARGS='pytest arguments'  BUS=host:port BUS_USER= BUS_PASSWORD= RUN_FOR=seconds"
 
 venv: ## make the virtual environment in .venv, again when setup.py has changed
@@ -29,17 +29,23 @@ venv: ## make the virtual environment in .venv, again when setup.py has changed
 rabbitmq: ## install Debian's RabbitMQ when it is missing, without starting it
 	@sh tests/support/install-rabbitmq.sh
 
+nagios: ## install Debian's Nagios when it is missing, without starting it
+	@sh tests/support/install-nagios.sh
+
 run: venv $(if $(BUS),,rabbitmq) ## start a private RabbitMQ and a connector, send sample lines, show what arrives
 	@$(BIN)/python -m examples.demo
 
 test: venv rabbitmq ## run all tests, on RabbitMQ nodes that the tests start themselves
 	@$(BIN)/python -m pytest $(ARGS)
 
+test-nagios: venv rabbitmq nagios ## run the tests with a real Nagios, which the tests start themselves
+	@$(BIN)/python -m pytest $(ARGS) tests/nagios
+
 lint: venv ## ruff on everything, mypy --strict on vigiloconn
 	@$(BIN)/ruff check . $(wildcard bin/vigilo-*)
 	@$(BIN)/mypy
 
-check: $(CHECKS) ## lint and test
+check: $(CHECKS) ## lint and all tests
 
 bench: venv rabbitmq ## measure against baselines of the same run
 	@$(BIN)/python -m bench $(ARGS)
