@@ -123,6 +123,17 @@ def test_a_reload_reads_at_once_whatever_the_file_looks_like(tmp_path: Path, run
     until(lambda: file.data == [2], "it is read")
 
 
+def test_a_file_that_can_not_be_read_is_a_line_in_the_log_and_no_traceback_beside_it(
+    tmp_path: Path, run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = ConfFileJSON(tmp_path / "missing", poll_s=60)
+    run(file)
+    file.reload()
+    until(lambda: file.failures == 2, "the reload failed")
+
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_file_in_the_middle_of_being_written_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "hosts.cfg"
     path.write_text("host_name a\nhost_name b\n")

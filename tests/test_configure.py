@@ -257,6 +257,19 @@ def test_check_changes_nothing_and_tells_differences_by_its_status(
     assert bindings(rabbit, vhost) == set()
 
 
+def test_check_sees_that_an_exchange_which_is_only_bound_to_is_missing(
+    tool: Tool, bus: Bus, file: Callable[[str], str]
+) -> None:
+    path = file("[binding:b]\nexchange = others\nqueue = q\n")
+    bus.declare_queue("q")
+    done = tool("--check", "read-config", path)
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (
+        1, ["binding b: missing (exchange or queue is missing)", "1 differ from the file"]
+    )
+    bus.declare_exchange("others", "topic")
+    assert tool("--check", "read-config", path).returncode == 0
+
+
 def test_single_commands_make_and_remove_one_thing(tool: Tool, bus: Bus, rabbit: RabbitNode, vhost: str) -> None:
     def say(*arguments: str) -> str:
         done = tool(*arguments)

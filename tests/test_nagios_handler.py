@@ -194,6 +194,22 @@ def test_files_are_kept_while_nagios_may_still_read_them_and_then_deleted(tmp_pa
     assert other.exists()
 
 
+def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
+    files = CommandFiles(tmp_path / "commands")
+    seen: list[list[Path]] = []
+
+    def commands() -> Iterator[bytes]:
+        yield b"x\n"
+        seen.append(files.left())
+
+    path = files.write(commands(), os.getegid())  # type: ignore[arg-type]
+    assert seen == [[]]
+    assert files.left() == [path]
+    (tmp_path / "commands" / "1-1.part").touch()
+    files.sweep(time.time() + KEEP_S + 60)
+    assert list((tmp_path / "commands").iterdir()) == []
+
+
 # -- the connector on the broker -----------------------------------------------------------------------------
 
 
@@ -332,3 +348,24 @@ def test_grouped_commands_are_gathered_and_acknowledged_once_their_file_is_annou
     assert b"PROCESS_FILE" in reader.data
     assert made.terminate() == 0
     assert depth(bus) == 0
+
+
+def test_a_new_nagios_is_told_of_the_files_that_the_former_one_has_not_worked_off(
+    start: Start, bus: Bus, fifo: Path, reader: FifoReader
+) -> None:
+    bus.declare_queue(QUEUE)
+    made = start(group_nagios_commands=True)
+    made.wait_log("subscribed")
+    publish(bus, message(1), message(2))
+    [told] = wait_lines(reader, 1)
+    assert b"PROCESS_FILE" in told
+    reader.close()
+    made.wait_log("commands wait on the bus")
+    publish(bus, message(3))
+    successor = FifoReader(fifo)
+    try:
+        again, newer = wait_lines(successor, 2)
+    finally:
+        successor.close()
+    assert again.split(b";") == [again.split(b";")[0], *told.split(b";")[1:]]
+    assert newer == line(3)

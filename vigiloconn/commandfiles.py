@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 #: Nagios deletes a file once it has read it. What is left after so long never will be.
 KEEP_S = 3600.0
 _SUFFIX = ".commands"
+#: While it is written: what has the other suffix is whole, whatever became of its writer.
+_PART_SUFFIX = ".part"
 _DIRECTORY_MODE = 0o2770
 _FILE_MODE = 0o660
 
@@ -30,13 +32,15 @@ class CommandFiles:
         self._prepare(group_id)
         # The time keeps names apart over restarts, the number within a clock tick.
         path = self.directory / f"{time.time_ns()}-{next(self._numbers)}{_SUFFIX}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        part = path.with_suffix(_PART_SUFFIX)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with open(fd, "wb") as file:
                 _share(fd, group_id, _FILE_MODE)
                 file.writelines(commands)
+            part.rename(path)
         except BaseException:
-            self.discard(path)
+            self.discard(part)
             raise
         return path
 
@@ -47,6 +51,10 @@ class CommandFiles:
         except OSError as exc:
             log.warning("%s: can't be deleted: %s", path, exc.strerror)
 
+    def left(self) -> list[Path]:
+        """Return the files that Nagios has not deleted yet, those of an earlier process included, oldest first."""
+        return self._files(_SUFFIX)
+
     def sweep(self, now_s: float | None = None) -> int:
         """Delete files that are an hour old and return how many are left over a minute after they were written.
 
@@ -54,7 +62,7 @@ class CommandFiles:
         """
         now_s = time.time() if now_s is None else now_s
         waiting = 0
-        for path in self._files():
+        for path in self._files(_SUFFIX) + self._files(_PART_SUFFIX):
             try:
                 age_s = now_s - path.stat().st_mtime
             except OSError:
@@ -66,9 +74,9 @@ class CommandFiles:
                 waiting += 1
         return waiting
 
-    def _files(self) -> list[Path]:
+    def _files(self, suffix: str) -> list[Path]:
         try:
-            return sorted(self.directory.glob(f"*{_SUFFIX}"))
+            return sorted(self.directory.glob(f"*{suffix}"))
         except OSError:
             return []
 

@@ -111,7 +111,17 @@ class ConfFile(Handler, Generic[T]):
     # -- reading ---------------------------------------------------------------------------------------------
 
     def _read_in_thread(self) -> T:
-        return gevent.get_hub().threadpool.apply(self.read)
+        outcome: T | OSError | BadFile = gevent.get_hub().threadpool.apply(self._read_outcome)
+        if isinstance(outcome, OSError | BadFile):
+            raise outcome
+        return outcome
+
+    def _read_outcome(self) -> T | OSError | BadFile:
+        """Return what the file holds, or why it can't be used: gevent prints what a native thread lets out."""
+        try:
+            return self.read()
+        except (OSError, BadFile) as exc:
+            return exc
 
     def _signature(self) -> _Signature:
         return tuple(_stat(path) for path in self.paths())

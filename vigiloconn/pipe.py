@@ -75,6 +75,11 @@ class CommandPipe:
         """True while it holds a descriptor; says nothing about a reader."""
         return self._fd >= 0
 
+    @property
+    def has_reader(self) -> bool:
+        """True while it is open and somebody reads it, be it full or not."""
+        return self._fd >= 0 and not self._events() & POLLERR
+
     def check(self) -> None:
         """Open the FIFO where that is not done. Raises `PipeClosed` unless there is a reader and room to write."""
         self._open()

@@ -137,7 +137,7 @@ class Applier:
     def _binding(self, binding: Binding) -> None:
         ends = [self._outcomes.get(end) for end in (("exchange", binding.exchange), ("queue", binding.queue))]
         if self._check:
-            if Outcome.MISSING in ends:
+            if Outcome.MISSING in ends or (ends[0] is None and self._lacks_exchange(binding.exchange)):
                 return self._note("binding", binding.name, Outcome.MISSING, "exchange or queue is missing")
             return self._note("binding", binding.name, Outcome.UNSEEN, "AMQP does not list bindings")
         refusal = request(
@@ -148,6 +148,11 @@ class Applier:
         if Outcome.CREATED in ends:
             return self._note("binding", binding.name, Outcome.CREATED)
         return self._note("binding", binding.name, Outcome.ENSURED, "AMQP does not tell whether it was new")
+
+    def _lacks_exchange(self, name: str) -> bool:
+        """Answer whether an exchange that the topology only binds to is missing. Changes nothing."""
+        refusal = request(self._connection, lambda channel: channel.exchange_declare(name, "direct", passive=True))
+        return refusal is not None and refusal.code == 404
 
     def _note(self, kind: str, name: str, outcome: Outcome, detail: str = "") -> None:
         result = Result(kind, name, outcome, detail)

@@ -76,6 +76,8 @@ class NagiosCommandHandler(MessageHandler):
         self._files_waiting = 0
         self._no_file: str | None = None
         self._is_writing = False
+        self._was_away = True
+        """Another Nagios may read the pipe than the one that was told of the files."""
         self._look_now = Event()
 
     def subscribe(
@@ -235,7 +237,11 @@ class NagiosCommandHandler(MessageHandler):
             return
         try:
             self._pipe.check()
+            if self._was_away and self._files is not None:
+                self._tell_again(self._files)
+            self._was_away = False
         except PipeClosed as exc:
+            self._was_away = self._was_away or not self._pipe.has_reader
             reason = str(exc)
             if reason != self._not_now:
                 log.warning("commands wait on the bus: %s", reason)
@@ -246,6 +252,20 @@ class NagiosCommandHandler(MessageHandler):
             if self._source.is_paused:
                 log.info("Nagios reads %s", self._pipe.path)
                 self.resume_producing()
+
+    def _tell_again(self, files: CommandFiles) -> None:
+        """Tell Nagios of the files that are still there, before anything newer. Raises `PipeClosed`.
+
+        Whoever was told of them may have died first. Nagios deletes a file that it has worked off, so being told
+        twice costs a line in its log and nothing else.
+        """
+        self._files_waiting = files.sweep()
+        commands = [process_file(str(path), time.time()) for path in files.left()]
+        if commands:
+            log.info("%s: Nagios is told again of %d files in it", files.directory, len(commands))
+        told = 0
+        while told < len(commands):
+            told += self._pipe.write(commands[told:])
 
 
 class _Gathering(QueueSubscriber):
