@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,11 +92,42 @@ def test_writer_and_bus_go_on_under_a_disk_that_fills_and_empties(
             ballast = small_disk / "ballast"
             with pytest.raises(OSError, match="No space"):
                 fill(ballast)
-            wait_until(lambda n=round_number: process.log_text().count("nothing more is accepted") >= n,  # type: ignore[misc]
+            wait_until(lambda n=round_number: process.log_text().count("the disk is full") >= n,  # type: ignore[misc]
                        30, "the disk is seen to be full")
             ballast.unlink()
         sent = flood.finish()
         assert numbers(collect(bus, "event", sent)) == {"w": list(range(sent))}
+
+
+@needs_root
+def test_on_a_tiny_disk_what_has_gathered_goes_in_small_portions_once_the_bus_is_back(
+    spare_node: RabbitNode, tmp_path: Path, small_disk: Path
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    with connect(spare_node) as bus:
+        declare(bus)
+    spare_node.suspend_listeners()
+    names, count = ("a", "b", "c"), 6000
+    with (
+        ConnectorProcess(
+            tmp_path, bus={"hosts": spare_node.address, "max_reconnect_delay": 1},
+            connector={"backup_file": small_disk / "journal"},
+        ) as process,
+        ThreadPoolExecutor() as pool,
+    ):
+        def pour(name: str) -> None:
+            with process.writer() as writer:
+                writer.send([text + "|" + "k" * 100 for text in lines(0, count, name)])
+                writer.sync()
+
+        pouring = [pool.submit(pour, name) for name in names]
+        process.wait_log("the disk is full")
+        spare_node.resume_listeners()
+        with connect(spare_node) as bus:
+            arrived = numbers(collect(bus, "event", len(names) * count))
+        assert arrived == {name: list(range(count)) for name in names}
+        for each in pouring:
+            each.result(30)
 
 
 def test_full_journal_blocks_events_and_drops_the_newest_performance_data(

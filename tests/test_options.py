@@ -277,6 +277,12 @@ def test_errors_of_form_name_the_line(text: str, expected: str) -> None:
     ("text", "expected"),
     [
         ("[bus]\nprefetch = 5\n", "[bus] prefetch: unknown key, the nearest known one is prefetch_count"),
+        ("[buss]\nhosts = a\n", "[buss]: unknown section, the nearest known one is [bus]"),
+        ("[Publications]\nperf = p\n", "[Publications]: unknown section, the nearest known one is [publications]"),
+        (
+            "[Connector-Nagios]\nlisten_unix = /x\n",
+            "[Connector-Nagios]: unknown section, the nearest known one is [connector-nagios]",
+        ),
         ("[bus]\nHosts = a\n", "[bus] Hosts: unknown key, the nearest known one is hosts"),
         ("[connector]\nlisten_unix = /x\n", "[connector] listen_unix: belongs in [connector-nagios]"),
         ("[connector-nagios]\nbackup_file = /x\n", "[connector-nagios] backup_file: belongs in [connector]"),
@@ -576,6 +582,10 @@ def test_without_logging_sections_messages_go_to_stderr_from_info_on(capsys: pyt
     captured = capsys.readouterr()
     assert captured.err.endswith(" INFO vigiloconn.test: seen\n")
     assert captured.out == ""
+
+
+def test_sections_of_others_are_no_errors() -> None:
+    assert parse("[vigilo]\nx = 1\n[connector-nagvis]\ny = 2\n[bus]\nuser = u\n").bus.user == "u"
 
 
 def test_an_unknown_level_is_an_error() -> None:

@@ -543,6 +543,27 @@ def test_setting_aside_overwrites_no_earlier_file_and_takes_the_log_along(
     assert path.with_name(f"{names[0]}-wal").read_bytes() == b"log of first"
 
 
+def test_a_log_that_sqlite_would_pass_over_in_silence_is_set_aside_with_its_file(path: Path) -> None:
+    filled(path)
+    log = path.with_name(f"{path.name}-wal")
+    log.write_bytes(bytes(range(1, 256)) * 100)
+    journal = DbRetry(path)
+    report = journal.open()
+    assert report.set_aside is not None
+    assert Path(f"{report.set_aside}-wal").read_bytes() == bytes(range(1, 256)) * 100
+    assert "write-ahead log" in report.problem
+    journal.close()
+
+
+def test_a_log_of_which_a_power_cut_left_nothing_but_zeros_is_an_empty_one(path: Path) -> None:
+    filled(path)
+    path.with_name(f"{path.name}-wal").write_bytes(bytes(4096))
+    journal = DbRetry(path)
+    assert journal.open().set_aside is None
+    assert journal.rows > 0
+    journal.close()
+
+
 def test_an_empty_file_whose_log_is_not_is_set_aside(path: Path) -> None:
     path.touch()
     Path(f"{path}-wal").write_bytes(b"unread")
@@ -662,6 +683,22 @@ def test_the_reserve_lets_a_full_disk_discard_hold_and_park_and_comes_back_with_
 
 
 @needs_root
+def test_a_small_disk_gets_a_smaller_reserve_which_grows_with_the_room(small_disk: Path) -> None:
+    reserve = small_disk / "backup.sqlite.reserve"
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=2 << 20)
+    assert reserve.stat().st_size == 1 << 20
+    accepted = fill_journal(journal)
+    fill_disk(small_disk)
+    journal.apply(Changes(discard_upto=accepted[-1].id))
+    assert journal.rows == 0
+
+    subprocess.run(["mount", "-o", "remount,size=12m", small_disk], check=True)
+    append(journal, 1)
+    assert reserve.stat().st_size == 2 << 20
+    journal.close()
+
+
+@needs_root
 def test_a_discard_larger_than_the_reserve_is_done_in_steps(small_disk: Path) -> None:
     journal = reopened(small_disk / "backup.sqlite", reserve_bytes=64 * 1024)
     accepted = append(journal, 2000, size=300)
@@ -697,16 +734,46 @@ def test_with_the_reserve_spent_new_messages_do_not_eat_what_the_next_discard_ne
 
 
 @needs_root
+def test_a_transaction_that_would_leave_no_room_to_empty_the_log_is_refused(small_disk: Path) -> None:
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=256 * 1024)
+    with pytest.raises(JournalFull):
+        append(journal, 5000, size=400)  # fits into the log, but not a second time into the file
+    accepted = fill_journal(journal)
+    fill_disk(small_disk)
+    journal.apply(Changes(discard_upto=accepted[-1].id))
+    assert journal.rows == 0
+    journal.close()
+
+
+@needs_root
+def test_a_start_without_room_for_a_reserve_leaves_discards_what_room_there_is(small_disk: Path) -> None:
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=64 * 1024)
+    accepted = append(journal, 2000, size=300)
+    journal.close()
+    (small_disk / "backup.sqlite.reserve").unlink()
+    ballast = fill_disk(small_disk)
+    os.truncate(ballast, ballast.stat().st_size - 160 * 1024)  # the log's index takes some as well
+
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=64 * 1024)
+    accepted += fill_journal(journal)
+    for record in accepted[99::100]:
+        journal.apply(Changes(discard_upto=record.id))
+
+    assert journal.rows == 0
+    journal.close()
+
+
+@needs_root
 def test_a_start_on_a_full_disk_gives_up_the_reserve_or_goes_on_without(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = small_disk / "backup.sqlite"
-    journal = reopened(path, reserve_bytes=256 * 1024)
+    journal = reopened(path, reserve_bytes=64 * 1024)
     accepted = append(journal, 100)
     journal.close()
     fill_disk(small_disk)
-    journal = reopened(path, reserve_bytes=256 * 1024)
-    assert "no room for a reserve of 262144 bytes" in caplog.text
+    journal = reopened(path, reserve_bytes=64 * 1024)
+    assert "no room for a reserve of 65536 bytes" in caplog.text
     journal.apply(Changes(discard_upto=accepted[49].id))
     assert ids(journal) == [r.id for r in accepted[50:]]
     journal.close()

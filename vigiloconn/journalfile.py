@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 COMPANIONS = ("-wal", "-shm", "-journal")
 #: With less than this left on the disk, an I/O error while writing means that the disk is full.
 _NEARLY_NOTHING_BYTES = 64 * 1024
+#: On a small disk a smaller reserve is better than none, down to this; less would not hold the log of one discard.
+_SMALLEST_RESERVE_BYTES = 64 * 1024
+_LOG_HEADER_BYTES = 32
+_LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 _DAMAGE_CODES = frozenset(
     {
@@ -95,6 +99,25 @@ def inode_and_size(path: Path) -> tuple[tuple[int, int], int]:
     return (found.st_dev, found.st_ino), found.st_size
 
 
+def log_problem(path: Path) -> str:
+    """Return what is wrong with the write-ahead log of the file at `path`, in one line; empty when nothing is.
+
+    SQLite would take such a log for an empty one, and what is committed in it would be gone without a word. Nothing
+    but zeros is sound: a power cut may leave that of one in which nothing was committed. File format: section 4.1.
+    """
+    try:
+        with open(f"{path}-wal", "rb") as file:
+            header = file.read(_LOG_HEADER_BYTES)
+    except FileNotFoundError:
+        return ""
+    except OSError as exc:
+        raise StartError(f"journal {path}: its write-ahead log can't be read: {exc.strerror}") from exc
+    if header and not inode_and_size(path)[1]:
+        return "the file is empty or missing, but its write-ahead log is not"
+    is_sound = len(header) < _LOG_HEADER_BYTES or not any(header) or header.startswith(_LOG_MAGIC)
+    return "" if is_sound else "its write-ahead log does not begin as one of SQLite's"
+
+
 def check_place(path: Path) -> None:
     """Refuse a place where no journal can be kept. Raises `StartError` that says what to do."""
     directory = path.parent
@@ -162,46 +185,72 @@ class Reserve:
     def __init__(self, path: Path, size_bytes: int) -> None:
         self.path = path
         self.size_bytes = size_bytes
+        """What it has, or would have at least; on a small disk less than was asked for."""
         self.is_missing = size_bytes > 0
+        """True while it lacks what was asked for."""
         self.is_spent = False
-        """True from `give_up` until there is a reserve again."""
+        """True while there is none: given up, or never made for want of room."""
+        self._wanted_bytes = size_bytes
 
     def keep(self) -> bool:
         """Make the reserve, or find it made. Returns False, and leaves nothing, when the disk has too little room.
 
-        Wants twice its size to be free: a reserve that itself fills the disk would help nobody.
+        Wants twice its size to be free: a reserve that itself fills the disk would help nobody. Where that is
+        not the case it is made half as large, and again, and grows when it is asked to be kept with more room.
         """
-        if self.size_bytes <= 0:
+        if self._wanted_bytes <= 0:
             return True
         try:
-            if not self._is_allocated():
-                if free_bytes(self.path.parent) < 2 * self.size_bytes:
-                    return False
-                self._allocate()
+            size_bytes = self._make()
         except OSError as exc:
             log.debug("journal reserve %s: %s", self.path, exc)
             self.path.unlink(missing_ok=True)
-            return False
-        self.is_missing = self.is_spent = False
-        return True
+            size_bytes = 0
+        self.size_bytes = size_bytes or min(self._wanted_bytes, _SMALLEST_RESERVE_BYTES)
+        self.is_missing = size_bytes < self._wanted_bytes
+        self.is_spent = size_bytes == 0
+        return size_bytes > 0
+
+    def _make(self) -> int:
+        """Return the size of the reserve that is there now, 0 if there is no room for one."""
+        size_bytes = self._wanted_bytes
+        while True:
+            if self._is_allocated(size_bytes):
+                return size_bytes
+            if free_bytes(self.path.parent) >= 2 * size_bytes:
+                self._allocate(size_bytes)
+                return size_bytes
+            size_bytes //= 2
+            if size_bytes < _SMALLEST_RESERVE_BYTES:
+                return 0
 
     def give_up(self) -> None:
         """Return the room to the disk."""
-        if self.size_bytes > 0:
+        if self._wanted_bytes > 0:
             self.path.unlink(missing_ok=True)
             self.is_missing = self.is_spent = True
 
-    def _is_allocated(self) -> bool:
+    def spares(self, size_bytes: int) -> bool:
+        """Answer whether the journal may grow by what takes so many bytes of the disk.
+
+        Not with the reserve gone: the next discard needs what room there is. Nor when the disk has less beside the
+        reserve: what fits into the log and then not into the file as well would be in a log that can't be emptied.
+        """
+        if self._wanted_bytes <= 0:
+            return True
+        return not self.is_spent and free_bytes(self.path.parent) >= size_bytes
+
+    def _is_allocated(self, size_bytes: int) -> bool:
         try:
             found = self.path.stat()
         except FileNotFoundError:
             return False
-        return found.st_size == self.size_bytes and found.st_blocks * 512 >= self.size_bytes
+        return found.st_size == size_bytes and found.st_blocks * 512 >= size_bytes
 
-    def _allocate(self) -> None:
+    def _allocate(self, size_bytes: int) -> None:
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(fd, 0, self.size_bytes)
+            os.posix_fallocate(fd, 0, size_bytes)
         finally:
             os.close(fd)
 

@@ -179,6 +179,7 @@ def parse_settings(
     `path` is what errors call it. Raises `SettingsError`, one line.
     """
     reader = _Reader(path, _parse_ini(text, str(path or "defaults")))
+    reader.check_sections()
     bus = reader.values("bus")
     bus["password"] = reader.password(bus, credentials_dir)
     del bus["password_file"]
@@ -211,6 +212,18 @@ class _Reader:
     def section(self, name: str) -> dict[str, str]:
         """Return key -> text, empty where the section is missing."""
         return dict(self._ini.items(name)) if self._ini.has_section(name) else {}
+
+    def check_sections(self) -> None:
+        """Refuse a section whose name is nearly one of ours: nothing that it says would be in force."""
+        ours = (*schema.SECTIONS, "publications")
+        for name in self._ini.sections():
+            if name in ours or logsetup.is_logging_section(name):
+                continue
+            # Those of other connectors resemble ours and are theirs.
+            cutoff = 1.0 if name.startswith("connector-") else 0.8
+            near = difflib.get_close_matches(name.strip().lower(), ours, n=1, cutoff=cutoff)
+            if near:
+                raise SettingsError(f"{self._source}: [{name}]: unknown section, the nearest known one is [{near[0]}]")
 
     def error(self, section: str, key: str, text: object) -> SettingsError:
         """Build the error that names the place."""

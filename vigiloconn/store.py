@@ -24,6 +24,7 @@ from vigiloconn.journalfile import (
     check_place,
     free_bytes,
     inode_and_size,
+    log_problem,
     set_aside,
     sqlite_error,
     translate,
@@ -220,10 +221,8 @@ class DbRetry:
 
     def _find_damage(self) -> str:
         """Return what is wrong with the file, in one line; empty when it is sound or new. Writes nothing."""
-        if not self.path.exists() or self.path.stat().st_size == 0:
-            wal = Path(f"{self.path}-wal")
-            is_lost = wal.exists() and wal.stat().st_size > 0
-            return "the file is empty or missing, but its write-ahead log is not" if is_lost else ""
+        if (problem := log_problem(self.path)) or not inode_and_size(self.path)[1]:
+            return problem
         try:
             return self._or_with_reserve(self._check)
         except JournalDamaged as exc:
@@ -347,8 +346,9 @@ class DbRetry:
             self._check_place()
         with self._transaction():
             if changes.appends:
-                # With the reserve gone, the file may not take the room that the next discard needs.
-                rows.append(counts, changes.appends, may_grow=not self._reserve.is_spent)
+                # Once in the log, once in the file, and what SQLite puts around them.
+                room_bytes = 3 * sum(len(record.body) for record in changes.appends)
+                rows.append(counts, changes.appends, may_grow=self._reserve.spares(room_bytes))
             rows.hold(counts, changes.holds)
             rows.park(counts, changes.parks, self._clock(), self._parked_max)
             if changes.discard_upto > 0:

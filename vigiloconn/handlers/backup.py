@@ -61,6 +61,7 @@ class BackupProvider(Handler):
         """True once the stop was asked for: nothing more comes in."""
         self._intake = Intake(journal, settings, self._wake.set)
         self._group: list[Batch] = []
+        self._portion: int | None = None
         self._memory: deque[Record] = deque()
         self._read_upto = 0
         self._last_id = 0
@@ -245,7 +246,7 @@ class BackupProvider(Handler):
         retry = not self.full or self.is_stopping or time.monotonic() >= self._retry_at
         if retry:
             self._intake.gather(self._group)
-        group = self._group if retry else []
+        group = self._group[: self._portion] if retry else []
         now = time.time()
         first_id = self._next_id()
         records = [
@@ -266,9 +267,13 @@ class BackupProvider(Handler):
             return
         if trip.is_written:
             self._settle_changes(changes)
-        if trip.error is not None:
+        if trip.error is not None and len(group) > 1:
+            # All that has gathered finds no room at once; a part of it may.
+            self._portion = len(group) // 2
+        elif trip.error is not None:
             self._disk_is_full(trip.error, retry)
         elif retry:
+            self._portion = self._portion and (2 * self._portion if len(group) < len(self._group) else None)
             self._settle_group(group, records, keep)
             self.full = self._intake.disk_is_full = False
             self._intake.look_again()
@@ -331,7 +336,7 @@ class BackupProvider(Handler):
             self._intake.accepted(batch)
             if batch.on_accepted is not None:
                 batch.on_accepted()
-        self._group = []
+        del self._group[: len(group)]
 
     def _settle_pages(self, trip: Trip) -> None:
         if trip.page is not None:
@@ -355,7 +360,8 @@ class BackupProvider(Handler):
     def _disk_is_full(self, error: JournalFull, is_retry: bool) -> None:
         """Nothing of the group was accepted: it stays in hand, and so does what could not be moved or discarded."""
         if not self.full:
-            log.error("%s: nothing more is accepted until there is room; publishing goes on", error)
+            # Limited as well: where publishing makes a little room again and again it begins again and again.
+            self._full_log("%s: nothing more is accepted until there is room; publishing goes on", error)
         else:
             self._full_log("%s: tried again every %.0f s", error, _FULL_RETRY_S)
         self.full = self._intake.disk_is_full = True

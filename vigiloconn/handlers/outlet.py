@@ -277,7 +277,7 @@ class Outlet:
     def _park(self, records: list[Record], reason: str, is_taken: bool = False) -> None:
         self._provider.park(self.exchange, records, reason)
         self._policy.count("parked", len(records))
-        self._policy.parked_log("exchange %s: message %d parked: %s", self.exchange, records[0].id, reason)
+        self._policy.parked_log("exchange %s: message %d parked: %s", self.exchange or "unknown", records[0].id, reason)
         self._finish(records, is_taken)
 
     def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:

@@ -75,7 +75,7 @@ class JournalThread:
         trip = Trip()
         journal = self._journal
         try:
-            if changes.appends or changes.holds or changes.parks or changes.discard_upto or changes.held_discard_upto:
+            if changes.appends or _has_more(changes):
                 journal.apply(changes)
         except JournalFull as exc:
             trip.error = exc
@@ -91,11 +91,19 @@ class JournalThread:
         return trip
 
     def _applied_without_appends(self, changes: Changes) -> bool:
+        if not _has_more(changes):
+            # To commit nothing would cost the reserve all the same.
+            return True
         try:
             self._journal.apply(replace(changes, appends=()))
         except JournalFull:
             return False
         return True
+
+
+def _has_more(changes: Changes) -> bool:
+    """Answer whether there is something in it besides appends."""
+    return bool(changes.holds or changes.parks or changes.discard_upto or changes.held_discard_upto)
 
 
 def readable(stored: Sequence[StoredRecord]) -> list[Record]:
