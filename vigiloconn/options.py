@@ -14,6 +14,7 @@ from typing import Any
 
 from vigiloconn import logsetup, paths, schema
 from vigiloconn.errors import SettingsError
+from vigiloconn.ini import comment_hint, decode, parse_ini
 from vigiloconn.values import (
     Publication,
     Secret,
@@ -31,8 +32,6 @@ __all__ = [
 
 #: Name of the password in systemd's credentials directory (`LoadCredential=bus-password:...`).
 CREDENTIAL = "bus-password"
-#: No section can have this name, so that `[DEFAULT]` is a section like any other.
-_NO_SECTION = "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,7 @@ def load_settings(
     chosen = Path(paths.default_settings(connector, instance) if path is None else path)
     text: str | None = None
     try:
-        text = _decode(chosen.read_bytes(), chosen)
+        text = decode(chosen.read_bytes(), chosen)
     except (FileNotFoundError, NotADirectoryError) as exc:
         if path is not None:
             raise SettingsError(f"{chosen}: can't be read: {exc.strerror}") from exc
@@ -178,7 +177,7 @@ def parse_settings(
 
     `path` is what errors call it. Raises `SettingsError`, one line.
     """
-    reader = _Reader(path, _parse_ini(text, str(path or "defaults")))
+    reader = _Reader(path, parse_ini(text, str(path or "defaults")))
     reader.check_sections()
     bus = reader.values("bus")
     bus["password"] = reader.password(bus, credentials_dir)
@@ -245,7 +244,7 @@ class _Reader:
                 result[entry.attribute] = entry.convert(text)
             except ValueError as exc:
                 # Without its cause: a traceback must not quote more than we do.
-                raise self.error(section or "", key, f"{exc}{_comment_hint(text)}") from None
+                raise self.error(section or "", key, f"{exc}{comment_hint(text)}") from None
         return result
 
     def _given(self, section: str) -> dict[str, tuple[str, str]]:
@@ -312,7 +311,7 @@ class _Reader:
             try:
                 result[kind] = parse_publication(text)
             except ValueError as exc:
-                raise self.error("publications", kind, f"{exc}{_comment_hint(text)}") from None
+                raise self.error("publications", kind, f"{exc}{comment_hint(text)}") from None
         return MappingProxyType(result)
 
     def logging(self) -> Mapping[str, Mapping[str, str]]:
@@ -345,38 +344,3 @@ class _Reader:
                     Path(path).read_bytes()
             except OSError as exc:
                 raise self.error("bus", key, f"{path} can't be read: {exc.strerror}") from exc
-
-
-def _comment_hint(text: str) -> str:
-    return " (a comment needs a line of its own)" if re.search(r"\s[#;]", text) else ""
-
-
-def _decode(data: bytes, path: Path) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        # Without its cause, which quotes the whole file.
-        raise SettingsError(f"{path}: line {line}: expected UTF-8, got another encoding") from None
-
-
-def _parse_ini(text: str, source: str) -> configparser.RawConfigParser:
-    """Parse the file's form. The parser's own errors quote lines, passwords included: they are not passed on."""
-    ini = configparser.RawConfigParser(
-        comment_prefixes=("#", ";"), inline_comment_prefixes=None, strict=True,
-        empty_lines_in_values=False, default_section=_NO_SECTION,
-    )
-    ini.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
-    try:
-        ini.read_string(text, source)
-    except configparser.DuplicateSectionError as exc:
-        reason = f"line {exc.lineno}: [{exc.section}] stands in the file twice"
-    except configparser.DuplicateOptionError as exc:
-        reason = f"line {exc.lineno}: [{exc.section}] {exc.option.split()[0]}: stands in the section twice"
-    except configparser.MissingSectionHeaderError as exc:
-        reason = f"line {exc.lineno}: expected a [section] before the first setting"
-    except configparser.ParsingError as exc:
-        reason = f"line {exc.errors[0][0]}: expected key = value or [section]"
-    else:
-        return ini
-    raise SettingsError(f"{source}: {reason}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import difflib
 import re
 from collections.abc import Callable, Mapping
@@ -11,13 +10,12 @@ from typing import Any
 
 from vigiloconn import values
 from vigiloconn.errors import SettingsError
+from vigiloconn.ini import comment_hint, parse_ini
 from vigiloconn.values import shown
 
 EXCHANGE_TYPES = ("fanout", "direct", "topic", "headers")
 QUEUE_TYPES = ("classic", "quorum")
 
-#: No section can have this name, so that `[DEFAULT]` is a section like any other.
-_NO_SECTION = "\n"
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "exchange": ("type", "durable"),
     "queue": ("type", "ttl"),
@@ -102,7 +100,7 @@ def parse_topology(text: str, source: str, *, queue_type: str = "classic") -> To
     A queue that only bindings name is of `queue_type`. Raises `SettingsError`, one line that names `source`,
     section, key and what was expected.
     """
-    ini = _parse_ini(text, source)
+    ini = parse_ini(text, source)
     exchanges: list[Exchange] = []
     queues: dict[str, Queue] = {}
     bindings: list[Binding] = []
@@ -168,8 +166,7 @@ class _Section:
         try:
             return convert(values.plain(text) or default)
         except ValueError as exc:
-            hint = " (a comment needs a line of its own)" if re.search(r"\s[#;]", text) else ""
-            raise SettingsError(f"{self._place} {key}: {exc}{hint}") from None
+            raise SettingsError(f"{self._place} {key}: {exc}{comment_hint(text)}") from None
 
 
 def _name_of(expected: str) -> Callable[[str], str]:
@@ -179,24 +176,3 @@ def _name_of(expected: str) -> Callable[[str], str]:
 def _ttl_s(text: str) -> int | None:
     ttl_s: int | None = values.whole(1, values.MAX_TTL_S)(text) if text else None
     return ttl_s
-
-
-def _parse_ini(text: str, source: str) -> configparser.RawConfigParser:
-    ini = configparser.RawConfigParser(
-        comment_prefixes=("#", ";"), inline_comment_prefixes=None, strict=True,
-        empty_lines_in_values=False, default_section=_NO_SECTION,
-    )  # fmt: skip
-    ini.optionxform = str  # type: ignore[assignment,method-assign]  # keys are case-sensitive
-    try:
-        ini.read_string(text, source)
-    except configparser.DuplicateSectionError as exc:
-        reason = f"line {exc.lineno}: [{exc.section}] stands in the file twice"
-    except configparser.DuplicateOptionError as exc:
-        reason = f"line {exc.lineno}: [{exc.section}] {exc.option}: stands in the section twice"
-    except configparser.MissingSectionHeaderError as exc:
-        reason = f"line {exc.lineno}: expected a [section] before the first setting"
-    except configparser.ParsingError as exc:
-        reason = f"line {exc.errors[0][0]}: expected key = value or [section]"
-    else:
-        return ini
-    raise SettingsError(f"{source}: {reason}")
