@@ -39,6 +39,23 @@ def test_version_and_help_end_with_status_0() -> None:
     assert "vigilo-connector run CONNECTOR" in usage.stdout
 
 
+def test_the_bus_is_configured_from_the_same_program() -> None:
+    usage, wrong = call("bus", "--help"), call("bus", "read-config", "/nonexistent/bus.ini")
+    assert (usage.returncode, wrong.returncode) == (0, 2)
+    assert "read-config" in usage.stdout
+    assert wrong.stderr.count("\n") == 1
+    assert "/nonexistent/bus.ini" in wrong.stderr
+
+
+def test_pipe_without_a_queue_is_a_setting_that_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "settings.ini"
+    path.write_text("[connector-nagios]\nnagios_pipe = /nonexistent/nagios.cmd\n")
+    done = call("check", "nagios", "--config", str(path))
+    assert done.returncode == 2
+    assert "[connector-nagios] nagios_pipe" in done.stderr
+    assert "[bus] queue" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [(), ("run",), ("fly", "nagios"), ("run", "nagios", "--no-such-option")])
 def test_wrong_usage_ends_with_status_2_and_shows_the_usage(arguments: tuple[str, ...]) -> None:
     done = call(*arguments)
