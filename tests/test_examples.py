@@ -61,7 +61,7 @@ def test_echo_does_not_lose_what_its_exchange_refuses(bus: Bus, example: Make) -
     process = example("echo", {"exchange": "missing"}, queue="echo", max_redeliveries=1)
     process.launch()
     bus.publish("", "echo", {"n": 1})
-    process.wait_log("'echo.dead': declared", 60)
+    process.wait_log("its end is echo.dead", 60)
     [dead] = bus.drain("echo.dead", 1, 60)
     assert dead.json() == {"n": 1}
     assert "no exchange 'missing'" in dead.properties["application_headers"]["x-vigilo-reason"]

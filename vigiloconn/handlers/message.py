@@ -345,13 +345,14 @@ class MessageHandler(Handler):
         """Send a dead letter and acknowledge the original, or reject it. False when the job must be left."""
         reason = "; ".join(job.failed)
         delivery = job.delivery
-        self._log_dead(
-            "queue %r: a message can't be handled, its end is %s: %s",
-            self._source.queue, self._dead_letters.queue if self._dead_letters else "a rejection", reason[:500],
-        )  # fmt: skip
         letters, wait = self._dead_letters, partial(self._wait_for, job)
         if letters is not None and not letters.bury(delivery, reason, job.attempts, wait):
             return False
+        # Only now: whoever reads the line may look for the letter, or stop the connector.
+        self._log_dead(
+            "queue %r: a message can't be handled, its end is %s: %s",
+            self._source.queue, letters.queue if letters else "a rejection", reason[:500],
+        )  # fmt: skip
         self.dead_lettered += 1
         self._source.finish([delivery], accepted=self._dead_letters is not None)
         return True
