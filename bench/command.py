@@ -22,7 +22,7 @@ from tests.support.bus import Bus
 from tests.support.connector import ROOT
 from tests.support.rabbit import RabbitNode
 from tests.support.wait import wait_until
-from vigiloconn.frames import PublishFrames
+from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.serialize import encode
 
 _QUEUE = "commands"

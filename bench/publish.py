@@ -22,7 +22,7 @@ from bench.support import (
     write_all,
 )
 from tests.support.rabbit import RabbitNode
-from vigiloconn.frames import PublishFrames
+from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.serialize import parse_chunk
 
 _WRITERS = 3

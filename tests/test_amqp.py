@@ -16,7 +16,7 @@ import trustme
 from tests.support.patched import Scenario, run
 from tests.support.rabbit import RabbitNode
 from tests.support.wait import wait_until
-from vigiloconn.confirms import ConfirmChannel
+from vigiloconn.bus.confirms import ConfirmChannel
 
 MODULE = "bus_connection"
 

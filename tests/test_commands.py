@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigiloconn.commands import MAX_COMMAND_BYTES, Skip, Translator, process_file
 from vigiloconn.errors import BadMessage
+from vigiloconn.nagios.commands import MAX_COMMAND_BYTES, Skip, Translator, process_file
 
 SERVICE, HOST, COMMENT = "PROCESS_SERVICE_CHECK_RESULT", "PROCESS_HOST_CHECK_RESULT", "ADD_HOST_COMMENT"
 ACCEPTED = (SERVICE, HOST, COMMENT, "ENABLE_NOTIFICATIONS")

@@ -23,7 +23,7 @@ def _no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_example_settings_are_the_defaults() -> None:
     example, defaults = load_settings(CONF / "settings.ini"), load_settings("/dev/null")
-    assert (example.bus, example.conn, example.nagios) == (defaults.bus, defaults.conn, defaults.nagios)
+    assert (example.bus, example.runtime, example.nagios) == (defaults.bus, defaults.runtime, defaults.nagios)
 
 
 def test_every_line_that_the_example_offers_is_valid(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_unit_starts_again_after_crashes_and_not_after_wrong_settings() -> N
 
 
 def test_the_unit_waits_longer_than_the_connector_may_take_to_stop() -> None:
-    stop_timeout_s = load_settings("/dev/null").conn.stop_timeout_s
+    stop_timeout_s = load_settings("/dev/null").runtime.stop_timeout_s
     assert float(unit_settings()["Service"]["TimeoutStopSec"][0]) > 2 * stop_timeout_s
 
 

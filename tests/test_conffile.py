@@ -88,7 +88,7 @@ def test_a_broken_file_keeps_what_was_in_force_and_says_so(
     replace(path, broken)
     until(file.problems, "the problem is seen")
     assert file.data == {"a": 1}
-    [(level, text)] = file.problems()
+    [(_, level, text)] = file.problems()
     assert level == 1
     assert str(path) in text
     assert "stays in force" in text
@@ -103,7 +103,7 @@ def test_a_file_that_vanishes_keeps_what_was_in_force_and_one_that_appears_is_re
     file = ConfFileJSON(path, poll_s=0.01)
     run(file)
     assert file.data is None
-    assert "nothing in force" in file.problems()[0][1]
+    assert "nothing in force" in file.problems()[0].text
     path.write_text("[1]")
     until(lambda: file.data == [1], "the file that appeared is read")
     path.unlink()
@@ -183,7 +183,7 @@ def test_without_a_readable_file_every_host_passes_with_a_warning(path: str | No
     hosts.reload()
     gevent.sleep(0.05)
     assert hosts.has_host("anything")
-    [(level, text)] = hosts.problems()
+    [(_, level, text)] = hosts.problems()
     assert level == 1
     assert "all hosts pass" in text
 

@@ -16,7 +16,7 @@ from tests.support import patched
 from tests.support.bus import Bus, connect
 from tests.support.rabbit import RabbitNode
 from vigiloconn.errors import SettingsError
-from vigiloconn.topology import Binding, Exchange, Queue, explain_refusal, parse_topology
+from vigiloconn.topology.wanted import Binding, Exchange, Queue, explain_refusal, parse_topology
 
 ROOT = Path(__file__).resolve().parents[1]
 Done = subprocess.CompletedProcess[str]

@@ -12,8 +12,8 @@ from amqp.method_framing import frame_writer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage
-from vigiloconn.frames import PublishFrames
 
 FRAME_MAX = 4096
 #: What fits into one frame of that size.

@@ -16,9 +16,9 @@ from tests.support.bus import Bus, Message, connect
 from tests.support.connector import ConnectorProcess
 from tests.support.consuming import DEAD, QUEUE, Consuming
 from tests.support.rabbit import RabbitNode
-from vigiloconn.contents import Delivery
+from vigiloconn.bus.contents import Delivery
+from vigiloconn.consuming.deadletter import dead_letter_options
 from vigiloconn.errors import SettingsError
-from vigiloconn.handlers.deadletter import dead_letter_options
 from vigiloconn.handlers.message import MessageHandler, messagehandler_factory
 from vigiloconn.options import parse_settings
 

@@ -15,11 +15,11 @@ import pytest
 from tests.support.bus import Bus
 from tests.support.connector import ConnectorProcess
 from tests.support.wait import wait_until
-from vigiloconn.commandfiles import KEEP_S, CommandFiles
 from vigiloconn.errors import BadMessage, PipeClosed
 from vigiloconn.handlers.message import ItemFailed
 from vigiloconn.handlers.nagios import NagiosCommandHandler
-from vigiloconn.pipe import CommandPipe
+from vigiloconn.nagios.commandfiles import KEEP_S, CommandFiles
+from vigiloconn.nagios.pipe import CommandPipe
 
 SERVICE = "PROCESS_SERVICE_CHECK_RESULT"
 QUEUE = "to-nagios"
@@ -126,7 +126,7 @@ def test_without_nagios_nothing_counts_as_done(handler: NagiosCommandHandler) ->
 def test_an_empty_list_of_accepted_commands_is_a_warning(fifo: Path) -> None:
     made = NagiosCommandHandler(CommandPipe(fifo), [])
     made.subscribe(QUEUE)
-    assert any(level == 1 and "accepted_commands" in text for level, text in made.problems())
+    assert any(level == 1 and "accepted_commands" in text for _, level, text in made.problems())
 
 
 def grouping(fifo: Path, directory: Path) -> NagiosCommandHandler:
@@ -176,7 +176,7 @@ def test_where_no_file_can_be_written_commands_go_one_by_one_with_a_warning(
     made = grouping(fifo, tmp_path / "commands")
     made.process_messages([message(1), message(2)])
     assert reader.lines() == [line(1), line(2)]
-    assert any("no file of commands" in text for _, text in made.problems())
+    assert any("no file of commands" in text for _, _, text in made.problems())
     made.close()
 
 

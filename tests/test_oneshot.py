@@ -18,7 +18,7 @@ from tests.support.connector import ROOT, render_settings
 from tests.support.rabbit import RabbitNode, free_ports
 from tests.support.wait import wait_until
 from vigiloconn.errors import StartError
-from vigiloconn.lockfile import LockFile, LockHeld
+from vigiloconn.kit.lockfile import LockFile, LockHeld
 
 _SCRIPT = ROOT / "tests" / "scenarios" / "oneshot_work.py"
 #: Longer than anything but the thing that a test waits for.

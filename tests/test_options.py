@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigiloconn import logsetup, options, paths, schema, values
+from vigiloconn import options
 from vigiloconn.errors import SettingsError, StartError
 from vigiloconn.options import Publication, Secret, Settings, Subscription, load_settings, parse_settings
+from vigiloconn.settings import logsetup, paths, schema, values
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "hunter2-s3cret"
@@ -64,8 +65,8 @@ def test_an_empty_file_gives_the_documented_defaults() -> None:
     assert (settings.bus.user, settings.bus.password.reveal()) == ("guest", "guest")
     assert settings.bus.default_port == 5672
     assert (settings.bus.window, settings.bus.prefetch_count, settings.bus.heartbeat_s) == (2000, 500, 30)
-    assert settings.conn.backup_file == "/var/lib/vigilo/connector-nagios/backup.sqlite"
-    assert settings.conn.journal_max_bytes == 4 * 2**30
+    assert settings.runtime.backup_file == "/var/lib/vigilo/connector-nagios/backup.sqlite"
+    assert settings.runtime.journal_max_bytes == 4 * 2**30
     assert settings.nagios.listen_unix == "/var/lib/vigilo/connector-nagios/send.sock"
     assert settings.nagios.accepted_commands == ()
     assert settings.logging == {}
@@ -86,7 +87,7 @@ def test_schema_and_settings_name_the_same_attributes(section: str, kind: type) 
 
 
 def test_the_policies_defaults_are_those_of_the_table() -> None:
-    conn = parse("").conn
+    conn = parse("").runtime
     assert dict(conn.when_full) == schema.WHEN_FULL
     assert dict(conn.when_unroutable) == schema.WHEN_UNROUTABLE
 
@@ -126,7 +127,7 @@ def test_an_instance_is_part_of_names_and_paths() -> None:
     assert settings.name == "connector-nagios-2"
     assert settings.service_name == "vigilo-connector-nagios-2"
     assert settings.nagios.listen_unix == "/var/lib/vigilo/connector-nagios-2/send.sock"
-    assert settings.conn.backup_file == "/var/lib/vigilo/connector-nagios-2/backup.sqlite"
+    assert settings.runtime.backup_file == "/var/lib/vigilo/connector-nagios-2/backup.sqlite"
     assert parse("").service_name == "vigilo-connector-nagios"
 
 
@@ -144,7 +145,7 @@ def test_names_that_make_no_path_are_refused(connector: str, instance: int) -> N
 
 def test_path_helpers_import_nothing_heavy() -> None:
     code = (
-        "import sys; import vigiloconn.paths as p; p.default_socket('nagios', 1);"
+        "import sys; import vigiloconn.settings.paths as p; p.default_socket('nagios', 1);"
         "print(*{'gevent', 'configparser', 'pathlib', 're'} & set(sys.modules))"
     )
     done = subprocess.run(
@@ -242,8 +243,8 @@ def test_the_file_of_a_twisted_connector_works(tmp_path: Path) -> None:
     assert settings.nagios.accepted_commands == ("PROCESS_SERVICE_CHECK_RESULT", "PROCESS_HOST_CHECK_RESULT")
     assert settings.nagios.nagios_pipe == "/var/nagios.cmd"
     assert settings.nagios.group_nagios_commands is True
-    assert (settings.conn.backup_file, settings.conn.backup_table) == (":memory:", "tobus2")
-    assert settings.conn.hostname is None
+    assert (settings.runtime.backup_file, settings.runtime.backup_table) == (":memory:", "tobus2")
+    assert settings.runtime.hostname is None
     assert settings.publication("perf") == Publication("performance", 60)
 
 
@@ -359,7 +360,7 @@ def test_truth_has_many_spellings(text: str) -> None:
 
 
 def test_times_may_have_fractions() -> None:
-    assert parse("[connector]\nstop_timeout = 0.5\n").conn.stop_timeout_s == 0.5
+    assert parse("[connector]\nstop_timeout = 0.5\n").runtime.stop_timeout_s == 0.5
 
 
 @pytest.mark.parametrize(
@@ -404,11 +405,11 @@ def test_publications_split_at_the_last_colon() -> None:
 
 
 def test_a_policy_without_type_is_for_all_types() -> None:
-    assert parse("[connector]\nwhen_full = block\n").conn.when_full_for("perf") == "block"
+    assert parse("[connector]\nwhen_full = block\n").runtime.when_full_for("perf") == "block"
 
 
 def test_a_policy_for_one_type_leaves_the_others_as_they_were() -> None:
-    conn = parse("[connector]\nwhen_full = event:drop-newest\nwhen_unroutable = perf:drop\n").conn
+    conn = parse("[connector]\nwhen_full = event:drop-newest\nwhen_unroutable = perf:drop\n").runtime
     assert [conn.when_full_for(kind) for kind in ("event", "perf", "state")] == ["drop-newest", "drop-newest", "block"]
     assert [conn.when_unroutable_for(kind) for kind in ("perf", "event")] == ["drop", "park"]
 

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from vigiloconn.interfaces import Record, RouteKey
-from vigiloconn.store import Changes, DbRetry
+from vigiloconn.journal.store import DbRetry, Transaction
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -19,8 +19,8 @@ def test_parked_messages_are_sent_again_after_the_statements_of_the_readme(tmp_p
     journal = DbRetry(path)
     journal.open()
     records = [Record(number, RouteKey("event", None, True), b'{"n":%d}' % number, 1.0) for number in (1, 2, 3)]
-    journal.apply(Changes(appends=records))
-    journal.apply(Changes(parks=[("event", record, "nobody is bound") for record in records[:2]]))
+    journal.apply(Transaction(appends=records))
+    journal.apply(Transaction(parks=[("event", record, "nobody is bound") for record in records[:2]]))
     journal.close()
     with sqlite3.connect(path) as operator:
         for statement in statements:

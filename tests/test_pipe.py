@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.wait import wait_until
 from vigiloconn.errors import PipeClosed
-from vigiloconn.pipe import ATOMIC_BYTES, CommandPipe
+from vigiloconn.nagios.pipe import ATOMIC_BYTES, CommandPipe
 
 LINE = b"[1165939739.0] PROCESS_SERVICE_CHECK_RESULT;host1;Load;0;OK\n"
 
@@ -243,6 +243,6 @@ def test_closing_with_unread_commands_and_no_reader_is_logged(
 ) -> None:
     pipe.write([LINE])
     reader.close()
-    with caplog.at_level(logging.WARNING, "vigiloconn.pipe"):
+    with caplog.at_level(logging.WARNING, "vigiloconn.nagios.pipe"):
         pipe.close()
     assert f"{len(LINE)} bytes" in caplog.text

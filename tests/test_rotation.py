@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from vigiloconn.bus.rotation import FAILURES_BEFORE_NEXT, Rotation
 from vigiloconn.ipv6 import Endpoint
-from vigiloconn.rotation import FAILURES_BEFORE_NEXT, Rotation
 
 A, B = Endpoint("a", 1), Endpoint("b", 2)
 
@@ -26,7 +26,7 @@ def test_next_broker_is_tried_after_three_failures_in_a_row_and_the_list_is_a_ci
 def test_delays_grow_to_the_longest_until_a_broker_has_proved_itself() -> None:
     rotation = make(A)
     assert [rotation.failed() for _ in range(7)] == [0.25, 0.5, 1, 2, 4, 8, 8]
-    rotation.proved()
+    rotation.note_success()
     assert rotation.failed() == 0.25
 
 
@@ -36,7 +36,7 @@ def test_broker_that_shuts_down_is_left_at_once_but_not_in_a_circle_without_a_pa
     assert rotation.current == B
     assert rotation.failed(leave=True) > 0.0
     assert rotation.current == A
-    rotation.proved()
+    rotation.note_success()
     assert rotation.failed(leave=True) == 0.0
 
 

@@ -17,7 +17,7 @@ import gevent
 import pytest
 
 from tests.test_socket import MemorySink, Running, line, listening, wait_until
-from vigiloconn.sender import send
+from vigiloconn.cli.sender import send
 
 Answer = Callable[[bytes], bytes | None]
 """What the peer says to all that it was sent up to the half-close; None: nothing, and it keeps the connection."""
@@ -242,7 +242,7 @@ def test_a_connection_that_breaks_while_writing_is_told(
 def run_send(running: Running, content: bytes, sync: bool = True, timeout_s: float = 10) -> tuple[int, str]:
     """Run the program beside the listener, whose greenlets go on meanwhile."""
     program = (
-        "import sys; from vigiloconn.sender import send; "
+        "import sys; from vigiloconn.cli.sender import send; "
         f"sys.exit(send({running.path!r}, sys.stdin.buffer, sync={sync}, timeout_s={timeout_s}))"
     )
     with subprocess.Popen(
@@ -285,6 +285,6 @@ def test_a_sink_that_hangs_fails_the_sync_in_time(tmp_path: Path) -> None:
 
 
 def test_the_sender_starts_with_next_to_nothing() -> None:
-    program = "import sys; before = set(sys.modules); import vigiloconn.sender; print(*set(sys.modules) - before)"
+    program = "import sys; before = set(sys.modules); import vigiloconn.cli.sender; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, check=True, timeout=20)
     assert set(done.stdout.split()) & {"socket", "typing", "enum", "re", "gevent", "msgspec", "docopt"} == set()

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from vigiloconn.errors import StartError
 from vigiloconn.interfaces import Batch
-from vigiloconn.lines import LineSplitter, Sync, TooLong
-from vigiloconn.ratelog import RateLimitedLog
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.socket import SocketListener
+from vigiloconn.sources.lines import LineSplitter, Sync, TooLong
 from vigiloconn.supervisor import Supervisor
 
 DEADLINE_S = 5.0
@@ -449,7 +449,7 @@ def test_the_socket_is_the_owners_alone_until_its_group_is_set(
         modes.append(stat.S_IMODE(os.stat(path).st_mode))
         chmod(path, mode)
 
-    monkeypatch.setattr("vigiloconn.sockfile.os.chmod", see)
+    monkeypatch.setattr("vigiloconn.sources.sockfile.os.chmod", see)
     started(str(tmp_path / "s")).close()
     assert modes == [0o600]
 

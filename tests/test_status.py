@@ -22,7 +22,7 @@ from tests.support.proxy import TcpProxy
 from tests.support.wait import wait_until
 from vigiloconn.errors import BusRefused
 from vigiloconn.handlers.base import Handler
-from vigiloconn.interfaces import Batch
+from vigiloconn.interfaces import Batch, Level, Problem
 from vigiloconn.options import parse_settings
 from vigiloconn.status import REQUIRED, StatusPublisher, describe_state, machine_name, merge_figures, process_memory
 from vigiloconn.supervisor import Supervisor
@@ -47,24 +47,29 @@ class Counting(Handler):
 # -- pure ------------------------------------------------------------------------------------------------------
 
 
+def warning(text: str) -> Problem:
+    return Problem("some-warning", Level.WARNING, text)
+
+
 def test_nothing_wrong_is_ok_and_running() -> None:
     assert describe_state([]) == (0, "running")
 
 
 def test_the_state_is_that_of_the_worst_problem_and_names_all_the_worst_first() -> None:
-    assert describe_state([(1, "bus away"), (2, "disk full"), (1, "bus away")]) == (2, "disk full, bus away")
+    problems = [warning("bus away"), Problem("disk-full", Level.CRITICAL, "disk full"), warning("bus away")]
+    assert describe_state(problems) == (2, "disk full, bus away")
 
 
 @pytest.mark.parametrize("bad", [";", "|", "\n", "\r", "\\n", "\0", "\x85", "\u2028"])
 def test_a_text_can_not_break_out_of_its_field(bad: str) -> None:
-    _, text = describe_state([(1, f"a{bad}b")])
+    _, text = describe_state([warning(f"a{bad}b")])
     assert not set(text) & set(";|\n\r\\\0\x85\u2028")
     assert text[0] == "a"
     assert text[-1] == "b"
 
 
 def test_a_state_stays_one_short_line_however_many_problems_there_are() -> None:
-    code, text = describe_state([(1, f"problem {number} " + "x" * 50) for number in range(1000)])
+    code, text = describe_state([warning(f"problem {number} " + "x" * 50) for number in range(1000)])
     assert code == 1
     assert len(text) <= 400
     assert text.endswith("...")
@@ -148,9 +153,9 @@ class Troubled(Handler):
     """A handler that has the problems that a test gives it."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[int, str]] = []
+        self.found: list[Problem] = []
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         return self.found
 
 
@@ -188,18 +193,18 @@ def told() -> Iterator[Told]:
 
 def test_a_count_that_grows_is_no_change_of_state(told: Told) -> None:
     assert told.tick() == []
-    told.source.found = [(1, "3 messages are parked")]
+    told.source.found = [warning("3 messages are parked")]
     assert told.tick() == ["1;WARNING: 3 messages are parked"]
     told.client.answers[-1].set(None)
-    told.source.found = [(1, "4 messages are parked")]
+    told.source.found = [warning("4 messages are parked")]
     assert len(told.tick()) == 1
-    told.source.found = [(2, "4 messages are parked")]
+    told.source.found = [Problem("some-problem", Level.CRITICAL, "4 messages are parked")]
     assert told.tick()[1:] == ["2;CRITICAL: 4 messages are parked"]
 
 
 def test_only_the_latest_state_is_sent_after_one_that_is_unanswered(told: Told) -> None:
     for text in ("one", "two", "three"):
-        told.source.found = [(1, text)]
+        told.source.found = [warning(text)]
         told.tick()
     assert told.client.sent == ["1;WARNING: one"]
     told.client.answers[-1].set_exception(BusRefused("no such exchange", 404))
@@ -210,7 +215,7 @@ def test_only_the_latest_state_is_sent_after_one_that_is_unanswered(told: Told) 
 def test_no_state_is_sent_while_the_bus_does_not_take_it(told: Told, how: str) -> None:
     connection = told.client.connection
     told.client.connection = None if how == "away" else SimpleNamespace(blocked=True)
-    told.source.found = [(1, "bad")]
+    told.source.found = [warning("bad")]
     assert told.tick() == []
     told.source.found = []
     told.client.connection = connection

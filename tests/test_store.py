@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.journals import append, assert_totals_are_exact, body, held_ids, ids, reopened, take
-from vigiloconn.changes import Changes
 from vigiloconn.errors import JournalDamaged, JournalFull, SettingsError, StartError
-from vigiloconn.store import CRASH_GAP_IDS, DbRetry
+from vigiloconn.journal.store import CRASH_GAP_IDS, DbRetry
+from vigiloconn.journal.transaction import Transaction
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,9 +82,9 @@ def test_times_are_kept_per_range_of_a_second_and_forgotten_when_all_is_discarde
     c = append(journal, 2, accepted_at=1001.0)
     d = append(journal, 2, accepted_at=500.0)  # the clock was set back
     assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0] * 4 + [1001.0] * 2 + [500.0] * 2
-    journal.apply(Changes(discard_upto=b[0].id))
+    journal.apply(Transaction(discard_upto=b[0].id))
     assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0] + [1001.0] * 2 + [500.0] * 2
-    journal.apply(Changes(discard_upto=d[-1].id))
+    journal.apply(Transaction(discard_upto=d[-1].id))
     reader = sqlite3.connect(journal.path)
     assert reader.execute("SELECT first_id FROM vigiloconn_accepted").fetchall() == [(d[0].id,)]
     reader.close()
@@ -95,7 +95,7 @@ def test_one_transaction_can_append_hold_park_and_discard(journal: DbRetry) -> N
     old = append(journal, 2)
     new = take(journal, 4)
     journal.apply(
-        Changes(
+        Transaction(
             appends=new, holds=[("gone", new[0])], parks=[("lost", new[1], "nobody is bound")], discard_upto=old[-1].id
         )
     )
@@ -109,11 +109,11 @@ def test_one_transaction_can_append_hold_park_and_discard(journal: DbRetry) -> N
 
 def test_held_messages_leave_per_exchange_and_a_parked_one_leaves_the_held_table(journal: DbRetry) -> None:
     records = append(journal, 6)
-    journal.apply(Changes(holds=[("a" if r.id % 2 else "b", r) for r in records]))
+    journal.apply(Transaction(holds=[("a" if r.id % 2 else "b", r) for r in records]))
     assert journal.held_exchanges() == {"a": 3, "b": 3}
     assert journal.peek_held("a", 0, 1, 1 << 20)[0].accepted_at == records[0].accepted_at
     odd = [r for r in records if r.id % 2]
-    journal.apply(Changes(held_discard_upto={"a": odd[1].id}, parks=[("a", odd[2], "refused")]))
+    journal.apply(Transaction(held_discard_upto={"a": odd[1].id}, parks=[("a", odd[2], "refused")]))
     assert journal.held_exchanges() == {"b": 3}
     assert ids(journal) == []
     assert_totals_are_exact(journal)
@@ -121,7 +121,7 @@ def test_held_messages_leave_per_exchange_and_a_parked_one_leaves_the_held_table
 
 def test_a_hold_or_park_that_comes_again_is_not_counted_twice(journal: DbRetry) -> None:
     records = append(journal, 3)
-    changes = Changes(holds=[("a", records[0])], parks=[("a", records[1], "why")], discard_upto=0)
+    changes = Transaction(holds=[("a", records[0])], parks=[("a", records[1], "why")], discard_upto=0)
     journal.apply(changes)
     journal.apply(changes)
     assert (journal.rows, journal.parked_rows, ids(journal)) == (2, 1, [records[2].id])
@@ -131,8 +131,8 @@ def test_a_hold_or_park_that_comes_again_is_not_counted_twice(journal: DbRetry) 
 def test_the_oldest_parked_messages_go_when_the_bound_is_reached(path: Path) -> None:
     journal = reopened(path, parked_max=3)
     records = append(journal, 5)
-    journal.apply(Changes(parks=[("x", r, "late") for r in records[1:]]))
-    journal.apply(Changes(parks=[("x", records[0], "late")]))  # the lowest id, parked last: it must stay
+    journal.apply(Transaction(parks=[("x", r, "late") for r in records[1:]]))
+    journal.apply(Transaction(parks=[("x", records[0], "late")]))  # the lowest id, parked last: it must stay
     assert [p.id for p in journal.parked()] == [records[3].id, records[4].id, records[0].id]
     assert (journal.parked_rows, journal.parked_dropped) == (3, 2)
     assert_totals_are_exact(journal)
@@ -143,7 +143,7 @@ def test_a_transaction_that_fails_changes_neither_rows_nor_gauges(journal: DbRet
     records = append(journal, 3)
     again = [*take(journal, 1), records[0]]  # an id that is in use
     with pytest.raises(sqlite3.IntegrityError):
-        journal.apply(Changes(appends=again, discard_upto=records[1].id))
+        journal.apply(Transaction(appends=again, discard_upto=records[1].id))
     assert ids(journal) == [r.id for r in records]
     assert_totals_are_exact(journal)
     append(journal, 1)
@@ -173,7 +173,7 @@ def test_ids_are_never_used_again_after_emptying_and_reopening(path: Path) -> No
     journal = reopened(path)
     records = append(journal, 10)
     name = journal.uuid
-    journal.apply(Changes(discard_upto=records[-1].id))
+    journal.apply(Transaction(discard_upto=records[-1].id))
     journal.next_id += 7  # used for messages that were sent without being journaled
     expected = journal.next_id
     journal.close()
@@ -195,7 +195,7 @@ def test_an_orderly_stop_leaves_no_log_behind_and_closing_twice_is_harmless(path
 def test_times_and_held_messages_survive_a_restart(path: Path) -> None:
     journal = reopened(path)
     records = append(journal, 3, accepted_at=4242.0)
-    journal.apply(Changes(holds=[("gone", records[0])]))
+    journal.apply(Transaction(holds=[("gone", records[0])]))
     journal.close()
     journal = DbRetry(path)
     assert journal.open().taken_over == 3
@@ -210,7 +210,7 @@ def test_everything_applied_is_there_after_a_kill_and_the_totals_are_exact(path:
     script = """
         import sys
         from vigiloconn.interfaces import Record, RouteKey
-        from vigiloconn.store import Changes, DbRetry
+        from vigiloconn.journal.store import Transaction, DbRetry
         journal = DbRetry(sys.argv[1])
         journal.open()
         key = RouteKey("event", None, True)
@@ -218,7 +218,7 @@ def test_everything_applied_is_there_after_a_kill_and_the_totals_are_exact(path:
             first = journal.next_id
             journal.next_id += 50
             records = [Record(i, key, b'{"n": %d}' % i, 1.0) for i in range(first, first + 50)]
-            journal.apply(Changes(appends=records, holds=[("h", records[3])], discard_upto=max(0, first - 200)))
+            journal.apply(Transaction(appends=records, holds=[("h", records[3])], discard_upto=max(0, first - 200)))
             print(records[-1].id, flush=True)
     """
     child = subprocess.Popen(
@@ -342,7 +342,7 @@ def test_a_journal_in_memory_works_and_says_that_it_is_volatile() -> None:
     journal = DbRetry(":memory:")
     assert journal.open().volatile
     records = append(journal, 2)
-    journal.apply(Changes(discard_upto=records[0].id))
+    journal.apply(Transaction(discard_upto=records[0].id))
     assert ids(journal) == [records[1].id]
     journal.close()
     assert not Path(":memory:.lock").exists()
@@ -352,7 +352,7 @@ def test_a_journal_in_memory_works_and_says_that_it_is_volatile() -> None:
 
 
 def test_a_second_process_is_refused_with_the_owners_pid(journal: DbRetry) -> None:
-    script = "import sys; from vigiloconn.store import DbRetry; DbRetry(sys.argv[1]).open()"
+    script = "import sys; from vigiloconn.journal.store import DbRetry; DbRetry(sys.argv[1]).open()"
     child = subprocess.run(
         [sys.executable, "-c", script, journal.path], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
@@ -387,10 +387,10 @@ def test_a_foreign_writer_makes_apply_say_try_later_and_costs_no_reserve(journal
     foreign = sqlite3.connect(journal.path, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
     with pytest.raises(JournalFull, match="locked"):
-        journal.apply(Changes(discard_upto=records[-1].id))
+        journal.apply(Transaction(discard_upto=records[-1].id))
     foreign.close()
     assert Path(f"{journal.path}.reserve").exists()
-    journal.apply(Changes(discard_upto=records[-1].id))
+    journal.apply(Transaction(discard_upto=records[-1].id))
     assert journal.rows == 0
 
 
@@ -464,7 +464,7 @@ def test_an_empty_file_is_simply_new(path: Path) -> None:
 def test_setting_aside_overwrites_no_earlier_file_and_takes_the_log_along(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vigiloconn.journalfile.time.strftime", lambda _: "20300101-000000")
+    monkeypatch.setattr("vigiloconn.journal.files.time.strftime", lambda _: "20300101-000000")
     for text in (b"first", b"second", b"third"):
         path.write_bytes(text)
         Path(f"{path}-wal").write_bytes(b"log of " + text)
@@ -513,7 +513,7 @@ def test_damage_found_while_running_is_told_and_a_fresh_start_keeps_ids_ascendin
     with pytest.raises(JournalDamaged):
         ids(journal)
     with pytest.raises(JournalDamaged):
-        journal.apply(Changes(discard_upto=9000))
+        journal.apply(Transaction(discard_upto=9000))
     aside = journal.start_afresh("a page is gone")
     assert aside.exists()
     assert aside.read_bytes()[:16] == b"SQLite format 3\0"

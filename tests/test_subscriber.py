@@ -16,7 +16,7 @@ from tests.support.bus import Bus, connect
 from tests.support.connector import ConnectorProcess
 from tests.support.consuming import DEAD, QUEUE, Consuming
 from tests.support.rabbit import RabbitNode
-from vigiloconn.handlers.consumer import Consumer, settle_frame
+from vigiloconn.consuming.channel import Consumer, settle_frame
 
 
 @pytest.fixture
@@ -252,15 +252,15 @@ def test_what_is_finished_out_of_order_waits_and_goes_with_one_acknowledgement()
         deliver(connection, tag, b"")
     one, two, three, four, five, six = list(consumer.ready)
     consumer.finish([two, three], accepted=True)
-    consumer.tell()
+    consumer.flush_acks()
     assert connection.written == []
     consumer.finish([one], accepted=True)
     consumer.finish([five], accepted=False)
-    consumer.tell()
-    consumer.tell()
+    consumer.flush_acks()
+    consumer.flush_acks()
     assert connection.written == [settle_frame(3, 80, 3, True)]
     consumer.finish([six, four], accepted=True)
-    consumer.tell()
+    consumer.flush_acks()
     assert connection.written[1:] == [
         settle_frame(3, 80, 4, True) + settle_frame(3, 90, 5, False) + settle_frame(3, 80, 6, True)
     ]

@@ -3,4 +3,4 @@
 Importing the package imports nothing heavy: `vigilo-connector send` must start without gevent.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -10,7 +10,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the program with `argv` (without its name) and return the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["send"]:
-        from vigiloconn import sendcli
+        from vigiloconn.cli import send as sendcli
 
         return sendcli.main(arguments)
     if arguments[:1] == ["bus"]:
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     from gevent import monkey
 
     monkey.patch_all()
-    from vigiloconn import cli
+    from vigiloconn.cli import run as cli
 
     return cli.main(arguments)
 

@@ -14,14 +14,15 @@ import gevent
 from gevent.event import AsyncResult, Event
 
 from vigiloconn import ipv6
-from vigiloconn.amqp import BusConnection, GoingDown, tls_context
+from vigiloconn.bus.connection import BusConnection, GoingDown, tls_context
+from vigiloconn.bus.rotation import Rotation
 from vigiloconn.errors import BusDown, BusRefused
-from vigiloconn.handlers.base import Handler
-from vigiloconn.handlers.direct import DirectSender
+from vigiloconn.interfaces import Level, Problem
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings, Settings
-from vigiloconn.rotation import Rotation
+from vigiloconn.publishing.direct import DirectSender
 from vigiloconn.serialize import encode
+from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
@@ -91,19 +92,20 @@ class VigiloClient(Handler):
         body = message if isinstance(message, bytes) else encode(message)
         return self._direct.send(exchange, routing_key, body, **options)
 
-    def proved(self) -> None:
+    def note_success(self) -> None:
         """A handler has seen the broker do its work on this connection: back-off starts anew."""
-        self._rotation.proved()
+        self._rotation.note_success()
 
     def stats(self) -> dict[str, float]:
         return {"connected": float(self.connection is not None), "connections": self.connections}
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         if self.connection is not None:
             return []
         error = self.last_error
         # A refused login does not mend itself as a broker that is away does.
-        return [(2 if isinstance(error, BusRefused) else 1, f"no connection to the bus: {error or 'not yet tried'}")]
+        level = Level.CRITICAL if isinstance(error, BusRefused) else Level.WARNING
+        return [Problem("bus-away", level, f"no connection to the bus: {error or 'not yet tried'}")]
 
     # -- one connection ----------------------------------------------------------------------------------------
 
@@ -140,7 +142,7 @@ class VigiloClient(Handler):
             return 0.0
         if time.monotonic() - began > self._settings.max_reconnect_delay_s:
             # It held for longer than any delay: this is no broker that takes connections only to drop them.
-            self._rotation.proved()
+            self._rotation.note_success()
         return self._failed(self.last_error)
 
     def _dial(self, endpoint: Endpoint, timeout_s: float) -> Any:

@@ -19,8 +19,9 @@ import peewee
 from gevent.event import Event
 
 from vigiloconn.errors import VigiloError
-from vigiloconn.handlers.base import Handler
+from vigiloconn.interfaces import Level, Problem
 from vigiloconn.serialize import decode_text
+from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +106,8 @@ class ConfFile(Handler, Generic[T]):
     def stats(self) -> dict[str, float]:
         return {"conf_loads": self.loads, "conf_failures": self.failures}
 
-    def problems(self) -> list[tuple[int, str]]:
-        return [(1, self.problem)] if self.problem else []
+    def problems(self) -> list[Problem]:
+        return [Problem("configuration-file", Level.WARNING, self.problem)] if self.problem else []
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -260,11 +261,13 @@ class NagiosConfFile(ConfFile[frozenset[str]]):
         if self._is_set:
             super().reload()
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         if not self._is_set:
-            return [(1, "nagios_config is not set: messages of all hosts pass to Nagios")]
+            text = "nagios_config is not set: messages of all hosts pass to Nagios"
+            return [Problem("nagios-config-unset", Level.WARNING, text)]
         if self.data is None:
-            return [(1, f"messages of all hosts pass to Nagios: {self.problem}")]
+            text = f"messages of all hosts pass to Nagios: {self.problem}"
+            return [Problem("nagios-config-unread", Level.WARNING, text)]
         return super().problems()
 
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from docopt import DocoptExit, docopt
 
-from vigiloconn import __version__, topology
+from vigiloconn import __version__
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
-from vigiloconn.provision import Applier, Outcome, Result, apply_topology, request, summary
-from vigiloconn.topology import Binding, Exchange, Queue, Topology
+from vigiloconn.topology import wanted as topology
+from vigiloconn.topology.apply import Applier, Outcome, Result, apply_topology, request, summary
+from vigiloconn.topology.wanted import Binding, Exchange, Queue, Topology
 
 if TYPE_CHECKING:
-    from vigiloconn.amqp import BusConnection
+    from vigiloconn.bus.connection import BusConnection
     from vigiloconn.options import BusSettings
 
     Session = Callable[[], AbstractContextManager[BusConnection]]
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         level=logging.DEBUG if options["--debug"] else logging.WARNING, stream=sys.stderr,
         format=f"{PROGRAM}: %(levelname)s: %(message)s",
     )
-    from vigiloconn.session import bus_session
+    from vigiloconn.bus.session import bus_session
 
     try:
         return _choose_work(options)(partial(bus_session, _bus_settings(options), name=PROGRAM))
@@ -233,7 +234,7 @@ def _bus_settings(options: dict[str, Any]) -> BusSettings:
     """Return the settings that the command line asks for. Raises `SettingsError`."""
     from vigiloconn.ipv6 import parse_endpoint
     from vigiloconn.options import parse_settings
-    from vigiloconn.values import Secret
+    from vigiloconn.settings.values import Secret
 
     files = {key: options[f"--{key}-file"] for key in ("ca", "cert", "key")}
     auth = options["--auth"]

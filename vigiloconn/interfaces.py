@@ -6,11 +6,14 @@ themselves are passed to constructors; nothing here is instantiated but the smal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import enum
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
+
+from vigiloconn.errors import BusDown, BusRefused
 
 
 class RouteKey(NamedTuple):
@@ -21,6 +24,9 @@ class RouteKey(NamedTuple):
     """The message's own key; None means the type's name."""
     persistent: bool
 
+
+#: The key of a row in the journal that is no message of anybody's.
+UNREADABLE = RouteKey("", None, True)
 
 Item = tuple[RouteKey, bytes]
 """A message before it is accepted: its route key and its body, a JSON object in UTF-8."""
@@ -64,8 +70,89 @@ class Sink(Protocol):
         """Take a batch. Blocks the calling greenlet while there is no room."""
 
 
-class StatsSource(Protocol):
-    """A part that counts. Counters are cumulative since the start; gauges are named in the docstring."""
+class Level(enum.IntEnum):
+    """How bad a problem is; the numbers are Nagios' own."""
 
-    def stats(self) -> dict[str, float]:
-        """Return figure name -> number."""
+    WARNING = 1
+    CRITICAL = 2
+
+
+class Problem(NamedTuple):
+    """Something that an operator should know now."""
+
+    name: str
+    """Stable, in words with hyphens: what scripts, documents and histories go by."""
+    level: Level
+    text: str
+    """One line for a person, with place, value and what to do."""
+
+
+class Connection(Protocol):
+    """A connection to one broker, as those see it who publish and consume on it.
+
+    Channels are py-amqp's, or have those of its methods that are called. Nothing here but `open_channel`,
+    `forget_channel` and `write` may block.
+    """
+
+    blocked: bool
+    """True while the broker says that it takes no publishes."""
+    confirms: dict[int, Callable[[int, bool, bool], None]]
+    """channel id -> function of (delivery tag, multiple, is an ack)."""
+    deliveries: dict[int, Callable[[int, bytes], None]]
+    """channel id -> function of (frame type, payload)."""
+    refusal: BusRefused | None
+    """What the broker said when it closed the connection because of something that we did."""
+
+    @property
+    def lost(self) -> BusDown | None:
+        """Why the connection is gone; None while it is there."""
+
+    @property
+    def frame_max(self) -> int:
+        """Largest frame that the broker takes, in octets."""
+
+    def open_channel(self) -> Any:
+        """Open a channel and return it. Raises `BusDown`, `BusRefused`."""
+
+    def forget_channel(self, channel: Any) -> None:
+        """Close a channel that is not needed any more; a broker that does not answer is no error."""
+
+    def write(self, buffer: bytes, channel: Any) -> bool:
+        """Write whole frames of one channel. False, and nothing written, if it is closed. Raises `BusDown`."""
+
+    def abort(self, reason: str) -> None:
+        """Throw the connection away."""
+
+
+class Answer(Protocol):
+    """A result to come, as gevent's `AsyncResult` gives it."""
+
+    @property
+    def exception(self) -> BaseException | None: ...
+    def ready(self) -> bool: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> Any: ...
+    def rawlink(self, callback: Callable[[Any], object]) -> None: ...
+    def unlink(self, callback: Callable[[Any], object]) -> None: ...
+
+
+class Client(Protocol):
+    """The root of a connection, as its handlers see it."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection; None while the bus is away."""
+
+    @property
+    def last_error(self) -> BusDown | BusRefused | None:
+        """Why the latest attempt or connection failed; None since it works again."""
+
+    def send(
+        self, exchange: str, routing_key: str, message: Mapping[str, Any] | bytes, **options: Any
+    ) -> Answer:
+        """Publish one message past the journal; never blocks."""
+
+    def note_success(self) -> None:
+        """A handler has seen the broker do its work on this connection."""
+
+    def add_handler(self, handler: Any) -> None:
+        """Tell `handler` of the connection from now on; its `client` is this one."""

@@ -30,10 +30,9 @@ from gevent.event import AsyncResult, Event
 
 from vigiloconn.client import VigiloClient
 from vigiloconn.errors import StartError
-from vigiloconn.handlers.base import Handler
-from vigiloconn.lockfile import LockFile, LockHeld
+from vigiloconn.kit.lockfile import LockFile, LockHeld
 from vigiloconn.options import Settings
-from vigiloconn.supervisor import Supervisor
+from vigiloconn.supervisor import Handler, Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +69,9 @@ class OneShotClient:
         self._client = self.client = _AccountableClient(
             settings.bus, name="client (once)", connection_name=f"{settings.service_name} once"
         )
-        self._lock_file = settings.conn.lock_file
-        self._timeout_s = settings.conn.timeout_s
-        self._supervisor = Supervisor(stop_timeout_s=settings.conn.stop_timeout_s)
+        self._lock_file = settings.runtime.lock_file
+        self._timeout_s = settings.runtime.timeout_s
+        self._supervisor = Supervisor(stop_timeout_s=settings.runtime.stop_timeout_s)
         self._work: _Work | None = None
         self._limit = _Limit(self._timeout_s, self.client)
 
@@ -240,7 +239,7 @@ class _Limit(Handler):
         if self._over.is_set():
             return
         self._over.set()
-        reason = "; ".join(text for _, text in self._watched.problems()) or "the work goes on"
+        reason = "; ".join(problem.text for problem in self._watched.problems()) or "the work goes on"
         log.error("not done within %g s: %s", self._timeout_s, reason)
         self.supervisor.stop(EXIT_TIMEOUT)
 

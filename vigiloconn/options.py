@@ -12,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vigiloconn import logsetup, paths, schema
 from vigiloconn.errors import SettingsError
-from vigiloconn.ini import comment_hint, decode, parse_ini
-from vigiloconn.values import (
+from vigiloconn.settings import logsetup, paths, schema
+from vigiloconn.settings.ini import comment_hint, decode, parse_ini
+from vigiloconn.settings.values import (
     Publication,
     Secret,
     Subscription,
@@ -124,7 +124,7 @@ class Settings:
     connector: str
     instance: int
     bus: BusSettings
-    conn: ConnectorSettings
+    runtime: ConnectorSettings
     nagios: NagiosSettings
     publications: Mapping[str, Publication]
     logging: Mapping[str, Mapping[str, str]] = field(repr=False)
@@ -182,7 +182,7 @@ def parse_settings(
     bus = reader.values("bus")
     bus["password"] = reader.password(bus, credentials_dir)
     del bus["password_file"]
-    conn = reader.values("connector", backup_file=paths.default_journal(connector, instance))
+    runtime = reader.values("connector", backup_file=paths.default_journal(connector, instance))
     listen_unix = paths.default_socket(connector, instance)
     is_nagios = connector == "nagios"
     nagios = reader.values("connector-nagios" if is_nagios else None, listen_unix=listen_unix)
@@ -191,7 +191,7 @@ def parse_settings(
         connector=connector,
         instance=instance,
         bus=BusSettings(**bus),
-        conn=ConnectorSettings(**conn),
+        runtime=ConnectorSettings(**runtime),
         nagios=NagiosSettings(**nagios),
         publications=reader.publications(),
         logging=reader.logging(),

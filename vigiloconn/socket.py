@@ -17,12 +17,12 @@ from gevent import Greenlet, monkey
 from gevent import socket as gsocket
 from gevent.event import Event
 
-from vigiloconn import sockfile
-from vigiloconn.handlers.base import Handler
 from vigiloconn.interfaces import Batch, Item, Sink
-from vigiloconn.lines import LineSplitter, Part, Sync, TooLong
-from vigiloconn.ratelog import RateLimitedLog
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.serialize import MAX_LINE_BYTES, parse_chunk
+from vigiloconn.sources import sockfile
+from vigiloconn.sources.lines import LineSplitter, Part, Sync, TooLong
+from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 

@@ -14,14 +14,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
 from vigiloconn.errors import BusDown
-from vigiloconn.handlers.base import Handler
-from vigiloconn.interfaces import Batch, Sink
+from vigiloconn.interfaces import Answer, Batch, Problem, Sink
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
-from vigiloconn.ratelog import RateLimitedLog
 from vigiloconn.serialize import encode, route_key
+from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
@@ -72,24 +72,24 @@ class StatusPublisher(Handler):
         service: str | None = None,
         first_delay_s: float = FIRST_DELAY_S,
     ) -> None:
-        conn = settings.conn
-        self.service = (conn.status_service or settings.service_name) if service is None else service
+        runtime = settings.runtime
+        self.service = (runtime.status_service or settings.service_name) if service is None else service
         self._figure_prefix = self.service or settings.service_name
         self._sink = sink
         self._sources = list(sources)
-        self._host = conn.hostname
-        self._period_s = conn.status_period_s
+        self._host = runtime.hostname
+        self._period_s = runtime.status_period_s
         self._first_delay_s = first_delay_s
         self._perf = settings.publication("perf")
         self._nagios = settings.publication("nagios")
-        self._perf_exchange = conn.self_monitoring_perf_exchange or self._perf.exchange
-        self._nagios_exchange = conn.self_monitoring_nagios_exchange or self._nagios.exchange
+        self._perf_exchange = runtime.self_monitoring_perf_exchange or self._perf.exchange
+        self._nagios_exchange = runtime.self_monitoring_nagios_exchange or self._nagios.exchange
         self._due: float | None = None
         self._has_reported = False
         self._putting: gevent.Greenlet[..., Any] | None = None
-        self._unanswered: list[AsyncResult[None]] = []
+        self._unanswered: list[Answer] = []
         self._state_wanted = False
-        self._state_result: AsyncResult[None] | None = None
+        self._state_result: Answer | None = None
         # In order until told otherwise: a connector that begins in any other state says so at once.
         self._told: object = _signature(0, "running")
         self._states_sent = 0
@@ -243,21 +243,21 @@ class StatusPublisher(Handler):
         self._state_result = None
         return True
 
-    def _send(self, exchange: str, message: dict[str, Any], ttl_s: int | None) -> AsyncResult[None]:
+    def _send(self, exchange: str, message: dict[str, Any], ttl_s: int | None) -> Answer:
         return self.client.send(exchange, ROUTING_KEY, message, ttl_ms=ttl_s * 1000 if ttl_s else None)
 
 
 # -- pure ------------------------------------------------------------------------------------------------------
 
 
-def describe_state(problems: Iterable[tuple[int, str]]) -> tuple[int, str]:
+def describe_state(problems: Iterable[Problem]) -> tuple[int, str]:
     """Return the worst level and one line of text, without what Nagios would take for more than text."""
-    worst_first = sorted(problems, key=lambda problem: -problem[0])
+    worst_first = sorted(problems, key=lambda problem: -problem.level)
     if not worst_first:
         return 0, "running"
-    texts = dict.fromkeys(" ".join(text.translate(_UNSAFE).split()) for _, text in worst_first)
+    texts = dict.fromkeys(" ".join(problem.text.translate(_UNSAFE).split()) for problem in worst_first)
     text = ", ".join(texts)
-    return worst_first[0][0], text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
+    return int(worst_first[0].level), text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
 
 
 def _signature(code: int, text: str) -> object:

@@ -1,4 +1,4 @@
-"""Lives: spawns every greenlet, restarts crashed handlers with back-off, stops them in order.
+"""Lives: the one base class of parts, and the supervisor that spawns, restarts and stops them.
 
 Knows handlers and time, nothing of buses, sockets or journals.
 """
@@ -6,10 +6,9 @@ Knows handlers and time, nothing of buses, sockets or journals.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -17,7 +16,8 @@ from gevent import Greenlet
 from gevent.event import Event
 from gevent.greenlet import Greenlet as _Greenlet
 
-from vigiloconn.handlers.base import Handler
+from vigiloconn.interfaces import Client, Problem
+from vigiloconn.kit.backoff import backoff_delays
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +28,61 @@ CRASH_PERIOD_S = 60.0
 _KILL_GRACE_S = 0.2
 
 
-def backoff_delays(
-    first_s: float, max_s: float, jitter: Callable[[], float] = random.random
-) -> Iterator[float]:
-    """Yield delays that double from `first_s` up to `max_s`, each shortened by up to a quarter at random.
+class Handler:
+    """A part of a connector: a plain object whose `run()` is one life of a supervised greenlet.
 
-    The jitter keeps many hosts that lost the same broker from coming back in the same instant.
+    The supervisor calls `start_service` of all once, then spawns `run()`; a life that ends with an exception
+    is followed by another one after a back-off. A client tells its handlers when the connection comes
+    and goes. All methods but `run` are called on other greenlets: they must be short and must not
+    block (set an event, and let `run()` do the work).
     """
-    delay_s = first_s
-    while True:
-        yield min(delay_s, max_s) * (1.0 - 0.25 * jitter())
-        delay_s = min(delay_s * 2, max_s)
+
+    name: str = "handler"
+    client: Client
+    """Set by `VigiloClient.add_handler`."""
+    supervisor: Supervisor
+    """Set by `Supervisor.add`."""
+
+    def start_service(self) -> None:
+        """Prepare. May raise `StartError`: then the process does not start."""
+
+    def run(self) -> None:
+        """Work until told to stop. Returning in order ends this part; raising makes the supervisor restart it."""
+        raise NotImplementedError
+
+    def stop_service(self) -> None:
+        """Ask `run()` to end. Returns at once; must be harmless when called twice."""
+
+    def close(self) -> None:
+        """Release what is held. Called once, after `run()` has ended, at the stop of the process."""
+
+    def connection_initialized(self) -> None:
+        """The bus is there. Called before anything is read from it: wake your own greenlet, call nothing
+        that waits for the broker's answer."""
+
+    def connection_lost(self) -> None:
+        """The bus is gone. What was sent and is unconfirmed must be taken for not sent."""
+
+    def connection_blocked(self, blocked: bool) -> None:
+        """The broker says that it takes no publishes for now (True), or that it does again (False)."""
+
+    def stats(self) -> dict[str, float]:
+        """Return the figures that this part counts, name -> number."""
+        return {}
+
+    def problems(self) -> list[Problem]:
+        """Return what an operator should know now."""
+        return []
+
+    def tick(self) -> None:
+        """Check that things move. Called about once a second while connected; must not block."""
+
+    def drain(self, timeout_s: float) -> None:
+        """Send nothing more on this connection and wait until nothing is unanswered, at most `timeout_s`.
+        The connection ends right after."""
+
+    def reload(self) -> None:
+        """Read again what is distributed in files (SIGHUP). Settings are not: they need a restart."""
 
 
 class Supervisor:

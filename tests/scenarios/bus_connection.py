@@ -14,10 +14,10 @@ from gevent.event import Event
 
 from tests.support.patched import hear, say
 from vigiloconn import ipv6
-from vigiloconn.amqp import BusConnection, GoingDown
-from vigiloconn.confirms import ConfirmChannel
+from vigiloconn.bus.confirms import ConfirmChannel
+from vigiloconn.bus.connection import BusConnection, GoingDown
+from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BusDown, BusRefused
-from vigiloconn.frames import PublishFrames
 from vigiloconn.ipv6 import parse_endpoint
 from vigiloconn.options import parse_settings
 

@@ -43,7 +43,7 @@ class Recorder(MessageHandler):
                 (self.pause_producing if paused else self.resume_producing)()
             if self._not_now is not None and not Path("closed").exists():
                 self.resume_producing()
-            report = {**self.stats(), "problems": [text for _, text in self.problems()]}
+            report = {**self.stats(), "problems": [problem.text for problem in self.problems()]}
             Path("stats.tmp").write_text(json.dumps(report))
             Path("stats.tmp").replace("stats.json")
 

@@ -9,11 +9,11 @@ import gevent
 import pytest
 
 from tests.support.patched import hear, say
+from vigiloconn.bus.session import bus_session
 from vigiloconn.configure import Outcome, apply_topology
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.options import BusSettings, parse_settings
-from vigiloconn.session import bus_session
-from vigiloconn.topology import Binding, Exchange, Queue, Topology
+from vigiloconn.topology.wanted import Binding, Exchange, Queue, Topology
 
 Bus = dict[str, Any]
 

@@ -18,7 +18,7 @@ def build(settings: Settings, supervisor: Supervisor) -> None:
     provider = backupprovider_factory(settings)
     publisher = buspublisher_factory(settings, provider)
     client = vigiloclient_factory(settings)
-    listener = SocketListener(str(Path(settings.conn.backup_file).with_name("send.sock")), provider)
+    listener = SocketListener(str(Path(settings.runtime.backup_file).with_name("send.sock")), provider)
     status = StatusPublisher(
         settings, provider, [publisher, listener, provider, client],
         service="" if settings.own.get("state_of") == "host" else None,

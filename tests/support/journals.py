@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from vigiloconn.changes import Changes
 from vigiloconn.interfaces import Record, RouteKey
-from vigiloconn.store import DbRetry
+from vigiloconn.journal.store import DbRetry
+from vigiloconn.journal.transaction import Transaction
 
 KEY = RouteKey("event", None, True)
 
@@ -25,7 +25,7 @@ def take(journal: DbRetry, count: int, accepted_at: float = 1000.0, size: int = 
 
 def append(journal: DbRetry, count: int, accepted_at: float = 1000.0, size: int = 0) -> list[Record]:
     records = take(journal, count, accepted_at, size)
-    journal.apply(Changes(appends=records))
+    journal.apply(Transaction(appends=records))
     return records
 
 

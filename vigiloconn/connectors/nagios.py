@@ -6,13 +6,12 @@ from vigiloconn.client import VigiloClient, vigiloclient_factory
 from vigiloconn.conffile import NagiosConfFile
 from vigiloconn.errors import SettingsError
 from vigiloconn.handlers.backup import backupprovider_factory
-from vigiloconn.handlers.base import Handler
 from vigiloconn.handlers.nagios import nagioscommand_factory
 from vigiloconn.handlers.publisher import buspublisher_factory
 from vigiloconn.options import Settings
 from vigiloconn.socket import SocketListener
 from vigiloconn.status import statuspublisher_factory
-from vigiloconn.supervisor import Supervisor
+from vigiloconn.supervisor import Handler, Supervisor
 
 
 def build(settings: Settings, supervisor: Supervisor) -> None:
@@ -28,7 +27,7 @@ def build(settings: Settings, supervisor: Supervisor) -> None:
     client.add_handler(publisher)
     listener: list[Handler] = []
     if settings.nagios.listen_unix:
-        listener = [SocketListener(settings.nagios.listen_unix, provider, group=settings.conn.socket_group)]
+        listener = [SocketListener(settings.nagios.listen_unix, provider, group=settings.runtime.socket_group)]
     commands = _build_commands(settings, client) if settings.nagios.nagios_pipe else []
     # The first that has a figure gives it its bare name: `received` is from the bus, where there is a way back.
     status = statuspublisher_factory(settings, provider, [publisher, provider, client, *commands[::-1], *listener])

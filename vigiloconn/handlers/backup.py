@@ -15,13 +15,13 @@ from collections.abc import Callable
 from gevent.event import Event
 
 from vigiloconn.errors import JournalDamaged, JournalFull
-from vigiloconn.handlers.base import Handler
-from vigiloconn.handlers.intake import Intake
-from vigiloconn.handlers.trips import PAGE_MESSAGES, HeldRequest, JournalThread, Trip, readable
-from vigiloconn.interfaces import Batch, Record
+from vigiloconn.interfaces import Batch, Level, Problem, Record
+from vigiloconn.journal.intake import Intake
+from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
+from vigiloconn.journal.thread import PAGE_MESSAGES, HeldRequest, JournalReply, JournalThread, readable
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import ConnectorSettings, Settings
-from vigiloconn.ratelog import RateLimitedLog
-from vigiloconn.store import Changes, DbRetry, OpenReport
+from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,15 @@ class BackupProvider(Handler):
         thread.end()
         self._thread = None
 
+    @property
+    def uuid(self) -> str:
+        """What the ids of this journal's messages begin with."""
+        return self.journal.uuid
+
+    def held_exchanges(self) -> dict[str, int]:
+        """Return the exchanges for which messages are held -> their number."""
+        return self.journal.held_exchanges()
+
     def connection_initialized(self) -> None:
         self.bus_is_up = True
 
@@ -119,21 +128,25 @@ class BackupProvider(Handler):
         self.bus_is_up = False
         self._wake.set()
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         journal, settings = self.journal, self._settings
         found = []
         if self.full:
-            found.append((2, "no room on the disk for the journal"))
+            found.append(Problem("disk-full", Level.CRITICAL, "no room on the disk for the journal"))
         elif journal.rows >= settings.journal_max_messages or journal.size_bytes >= settings.journal_max_bytes:
-            found.append((2, f"the journal is full: {journal.rows} messages, {journal.size_bytes} bytes"))
+            text = f"the journal is full: {journal.rows} messages, {journal.size_bytes} bytes"
+            found.append(Problem("journal-full", Level.CRITICAL, text))
         if self.report is not None and self.report.set_aside is not None:
-            found.append((2, f"the journal was damaged and is set aside as {self.report.set_aside}"))
+            text = f"the journal was damaged and is set aside as {self.report.set_aside}"
+            found.append(Problem("journal-damaged", Level.CRITICAL, text))
         if self.report is not None and self.report.volatile:
-            found.append((1, "the journal is in memory only (backup_file = :memory:)"))
+            text = "the journal is in memory only (backup_file = :memory:)"
+            found.append(Problem("journal-volatile", Level.WARNING, text))
         if journal.parked_rows:
-            found.append((1, f"{journal.parked_rows} messages are parked"))
+            found.append(Problem("messages-parked", Level.WARNING, f"{journal.parked_rows} messages are parked"))
         if dropped := sum(self._intake.dropped.values()):
-            found.append((1, f"{dropped} messages were dropped as when_full says"))
+            text = f"{dropped} messages were dropped as when_full says"
+            found.append(Problem("messages-dropped", Level.WARNING, text))
         return found
 
     def stats(self) -> dict[str, float]:
@@ -259,25 +272,25 @@ class BackupProvider(Handler):
             appends = [*self._uncommitted.values(), *records]
         changes = self._changes(appends)
         try:
-            trip = self._journal_thread().travel(
+            reply = self._journal_thread().commit_and_read(
                 changes, self._read_upto if self._page_wanted else None, self._held_wanted
             )
         except JournalDamaged as exc:
             self._start_afresh(exc)
             return
-        if trip.is_written:
+        if reply.is_written:
             self._settle_changes(changes)
-        if trip.error is not None and len(group) > 1:
+        if reply.error is not None and len(group) > 1:
             # All that has gathered finds no room at once; a part of it may.
             self._portion = len(group) // 2
-        elif trip.error is not None:
-            self._disk_is_full(trip.error, retry)
+        elif reply.error is not None:
+            self._disk_is_full(reply.error, retry)
         elif retry:
             self._portion = self._portion and (2 * self._portion if len(group) < len(self._group) else None)
             self._settle_group(group, records, keep)
             self.full = self._intake.disk_is_full = False
             self._intake.look_again()
-        self._settle_pages(trip)
+        self._settle_pages(reply)
 
     def _journal_thread(self) -> JournalThread:
         assert self._thread is not None, "start_service() comes first"
@@ -296,8 +309,8 @@ class BackupProvider(Handler):
             and not any(batch.on_accepted for batch in group)
         )  # fmt: skip
 
-    def _changes(self, appends: list[Record]) -> Changes:
-        return Changes(
+    def _changes(self, appends: list[Record]) -> Transaction:
+        return Transaction(
             appends=appends,
             holds=list(self._holds),
             parks=list(self._parks),
@@ -305,7 +318,7 @@ class BackupProvider(Handler):
             held_discard_upto=dict(self._held_discard_upto),
         )
 
-    def _settle_changes(self, changes: Changes) -> None:
+    def _settle_changes(self, changes: Transaction) -> None:
         """Take off the lists what a transaction has done; more may have been added meanwhile."""
         del self._holds[: len(changes.holds)]
         del self._parks[: len(changes.parks)]
@@ -338,21 +351,21 @@ class BackupProvider(Handler):
                 batch.on_accepted()
         del self._group[: len(group)]
 
-    def _settle_pages(self, trip: Trip) -> None:
-        if trip.page is not None:
+    def _settle_pages(self, reply: JournalReply) -> None:
+        if reply.page is not None:
             self._page_wanted = False
-            if trip.page:
-                self._read_upto = trip.page[-1].id
-                self._memory.extend(readable(trip.page))
+            if reply.page:
+                self._read_upto = reply.page[-1].id
+                self._memory.extend(readable(reply.page))
                 self.on_available()
             else:
                 # Everything between was discarded or moved.
                 self._read_upto = self._last_id
-        for exchange, (asked, stored) in trip.held.items():
+        for exchange, (asked, stored) in reply.held.items():
             if self._held_wanted.get(exchange) is asked:
                 del self._held_wanted[exchange]
                 self._held_pages[exchange] = readable(stored)
-        if trip.held:
+        if reply.held:
             self.on_available()
 
     # -- bad weather -----------------------------------------------------------------------------------
@@ -390,7 +403,7 @@ class BackupProvider(Handler):
 
 def backupprovider_factory(settings: Settings) -> BackupProvider:
     """Return a provider on the journal that `settings` name. Opens nothing yet."""
-    conn = settings.conn
+    conn = settings.runtime
     journal = DbRetry(
         conn.backup_file,
         table=conn.backup_table,

@@ -13,19 +13,19 @@ from functools import partial
 from typing import Any, TypeVar
 
 import gevent
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
-from vigiloconn.client import VigiloClient
-from vigiloconn.contents import Delivery
+from vigiloconn.bus.contents import Delivery
+from vigiloconn.consuming.deadletter import SUFFIX, DeadLetters, Identity, identity
+from vigiloconn.consuming.subscriber import QueueSubscriber
+from vigiloconn.consuming.work import ItemFailed, Work
 from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
-from vigiloconn.handlers.base import Handler
-from vigiloconn.handlers.deadletter import SUFFIX, DeadLetters, Identity, identity
-from vigiloconn.handlers.job import ItemFailed, Job
-from vigiloconn.handlers.subscriber import QueueSubscriber
+from vigiloconn.interfaces import Answer, Client, Level, Problem
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
-from vigiloconn.ratelog import RateLimitedLog
 from vigiloconn.serialize import decode, split_messages
-from vigiloconn.values import Subscription
+from vigiloconn.settings.values import Subscription
+from vigiloconn.supervisor import Handler
 
 __all__ = ["ItemFailed", "MessageHandler", "messagehandler_factory"]
 
@@ -71,7 +71,7 @@ class MessageHandler(Handler):
         self._stopping = False
         self._nudge = Event()
         self._pump: gevent.Greenlet[..., Any] | None = None
-        self._interrupted: OrderedDict[Identity, Job] = OrderedDict()
+        self._interrupted: OrderedDict[Identity, Work] = OrderedDict()
         self._not_now: str | None = None
         self._log_dead = RateLimitedLog(log)
         self._is_batched = type(self).process_messages is not MessageHandler.process_messages
@@ -97,7 +97,7 @@ class MessageHandler(Handler):
         queue: str,
         subscriptions: Sequence[Subscription] = (),
         *,
-        publisher: VigiloClient | None = None,
+        publisher: Client | None = None,
         prefetch_messages: int = 500,
         queue_type: str = "classic",
         ttl_s: int = 0,
@@ -160,12 +160,13 @@ class MessageHandler(Handler):
         figures.update(processed=self.processed, failed=self.failed, dead_lettered=self.dead_lettered)
         return figures
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         found = self._source.problems()
         if self._not_now is not None:
-            found.append((1, f"queue {self._source.queue!r} is paused: {self._not_now}"))
+            text = f"queue {self._source.queue!r} is paused: {self._not_now}"
+            found.append(Problem("queue-paused", Level.WARNING, text))
         if self._dead_letters is not None and self._dead_letters.trouble is not None:
-            found.append((1, self._dead_letters.trouble))
+            found.append(Problem("dead-letter-unsent", Level.WARNING, self._dead_letters.trouble))
         return found
 
     def run(self) -> None:
@@ -174,7 +175,7 @@ class MessageHandler(Handler):
         while not self._stopping:
             deliveries = source.get(BATCH_MESSAGES)
             if deliveries:
-                self.client.proved()
+                self.client.note_success()
                 self._turn_ends_s = time.monotonic() + _TURN_S
                 if self._is_batched:
                     self._work_in_batches(deliveries)
@@ -190,47 +191,47 @@ class MessageHandler(Handler):
         for delivery in deliveries:
             if self._stopping or source.is_stale(delivery):
                 break
-            job = self._open(delivery)
+            work = self._open(delivery)
             error: BaseException | None = None
             try:
-                while job.done < len(job.items):
-                    process(job.items[job.done])
-                    job.done += 1
+                while work.done < len(work.items):
+                    process(work.items[work.done])
+                    work.done += 1
                     self.processed += 1
             except _FAILURES as exc:
                 error = exc
-            if error is None and not job.failed:
+            if error is None and not work.failed:
                 source.accept(delivery)
                 if time.monotonic() > self._turn_ends_s:
                     self._give_turn()
-            elif not self._see_through(job, error):
+            elif not self._see_through(work, error):
                 return
 
     def _work_in_batches(self, deliveries: Sequence[Delivery]) -> None:
-        jobs = [self._open(delivery) for delivery in deliveries]
-        while jobs and not self._stopping and not self._source.is_stale(jobs[0].delivery):
-            count = next((number for number, job in enumerate(jobs) if job.failed), len(jobs))
+        in_hand = [self._open(delivery) for delivery in deliveries]
+        while in_hand and not self._stopping and not self._source.is_stale(in_hand[0].delivery):
+            count = next((number for number, work in enumerate(in_hand) if work.failed), len(in_hand))
             if count == 0:
-                if not self._see_through(jobs.pop(0), None):
+                if not self._see_through(in_hand.pop(0), None):
                     return
                 continue
-            error = self._try_batch(jobs[:count])
-            over = next((number for number, job in enumerate(jobs[:count]) if not job.is_over), count)
-            self._source.finish([job.delivery for job in jobs[:over]])
-            del jobs[:over]
+            error = self._try_batch(in_hand[:count])
+            over = next((number for number, work in enumerate(in_hand[:count]) if not work.is_over), count)
+            self._source.finish([work.delivery for work in in_hand[:over]])
+            del in_hand[:over]
             if isinstance(error, ItemFailed):
-                if not self._see_through(jobs.pop(0), error.cause):
+                if not self._see_through(in_hand.pop(0), error.cause):
                     return
             elif error is not None:
                 for _ in range(count):
-                    if self._stopping or not self._see_through(jobs.pop(0), None):
+                    if self._stopping or not self._see_through(in_hand.pop(0), None):
                         return
             if time.monotonic() > self._turn_ends_s:
                 self._give_turn()
 
-    def _try_batch(self, jobs: Sequence[Job]) -> BaseException | None:
-        """Hand these jobs' messages over as one batch, and note in the jobs what is done."""
-        batch = [item for job in jobs for item in job.items[job.done :]]
+    def _try_batch(self, in_hand: Sequence[Work]) -> BaseException | None:
+        """Hand the messages of these over as one batch, and note in each what is done."""
+        batch = [item for work in in_hand for item in work.items[work.done :]]
         error: BaseException | None = None
         done = len(batch)
         try:
@@ -245,9 +246,9 @@ class MessageHandler(Handler):
             error = ItemFailed(0, exc) if len(batch) == 1 else exc
             done = 0
         self.processed += done
-        for job in jobs:
-            step = min(done, len(job.items) - job.done)
-            job.done += step
+        for work in in_hand:
+            step = min(done, len(work.items) - work.done)
+            work.done += step
             done -= step
         return error
 
@@ -256,45 +257,45 @@ class MessageHandler(Handler):
         gevent.sleep(0.0001)
         self._turn_ends_s = time.monotonic() + _TURN_S
 
-    def _open(self, delivery: Delivery) -> Job:
+    def _open(self, delivery: Delivery) -> Work:
         if self._interrupted and delivery.redelivered:
-            job = self._interrupted.pop(identity(delivery), None)
-            if job is not None:
-                job.delivery = delivery
-                return job
+            work = self._interrupted.pop(identity(delivery), None)
+            if work is not None:
+                work.delivery = delivery
+                return work
         try:
             message = decode(delivery.body)
-            return Job(delivery, split_messages(message) if "messages" in message else (message,))
+            return Work(delivery, split_messages(message) if "messages" in message else (message,))
         except BadMessage as exc:
-            job = Job(delivery, ())
-            job.failed.append(str(exc))
-            return job
+            work = Work(delivery, ())
+            work.failed.append(str(exc))
+            return work
 
     # -- what failed ---------------------------------------------------------------------------------------------
 
-    def _see_through(self, job: Job, error: BaseException | None) -> bool:
-        """Bring one job to its end, whatever it takes, `error` being what its next message raised just now.
+    def _see_through(self, work: Work, error: BaseException | None) -> bool:
+        """Bring one work to its end, whatever it takes, `error` being what its next message raised just now.
 
-        Returns False when the job must be left: it was interrupted and will come again.
+        Returns False when the work must be left: it was interrupted and will come again.
         """
-        if not self._finish_items(job, error) or (job.failed and not self._bury(job)):
-            self._interrupted[identity(job.delivery)] = job
+        if not self._finish_items(work, error) or (work.failed and not self._bury(work)):
+            self._interrupted[identity(work.delivery)] = work
             while len(self._interrupted) > _MAX_INTERRUPTED:
                 self._interrupted.popitem(last=False)
             return False
-        if not job.failed:
-            self._source.finish([job.delivery])
+        if not work.failed:
+            self._source.finish([work.delivery])
         return True
 
-    def _finish_items(self, job: Job, error: BaseException | None) -> bool:
-        while not job.is_over:
-            if error is None and self._source.is_stale(job.delivery):
+    def _finish_items(self, work: Work, error: BaseException | None) -> bool:
+        while not work.is_over:
+            if error is None and self._source.is_stale(work.delivery):
                 return False
             if error is None:
-                error = self._try_item(job.items[job.done])
+                error = self._try_item(work.items[work.done])
             if error is None:
-                job.done += 1
-                job.tries = 0
+                work.done += 1
+                work.tries_of_item = 0
                 continue
             if self._pump is not None and self._pump.dead and not self._stopping:
                 # What the subscriber's greenlet died of arrives here, and is no fault of the message.
@@ -303,13 +304,13 @@ class MessageHandler(Handler):
                 self._pause_for(error)
                 return False
             self.failed += 1
-            job.attempts += 1
-            if not self._may_try_again(job, error):
-                job.give_up(f"{type(error).__name__}: {error}")
+            work.tries_in_all += 1
+            if not self._may_try_again(work, error):
+                work.give_up(f"{type(error).__name__}: {error}")
             else:
-                job.tries += 1
-                log.info("%s: tried again (%d of %d): %r", self.name, job.tries, self._max_redeliveries, error)
-                if not self._wait_for(job, next(job.delays)):
+                work.tries_of_item += 1
+                log.info("%s: tried again (%d of %d): %r", self.name, work.tries_of_item, self._max_redeliveries, error)
+                if not self._wait_for(work, next(work.delays)):
                     return False
             error = None
         return True
@@ -327,13 +328,13 @@ class MessageHandler(Handler):
         self.processed += 1
         return None
 
-    def _may_try_again(self, job: Job, error: BaseException) -> bool:
+    def _may_try_again(self, work: Work, error: BaseException) -> bool:
         now_s = time.monotonic()
-        if job.failed_at_s is None:
-            job.failed_at_s = now_s
-        if isinstance(error, BadMessage) or job.tries >= self._max_redeliveries:
+        if work.failed_at_s is None:
+            work.failed_at_s = now_s
+        if isinstance(error, BadMessage) or work.tries_of_item >= self._max_redeliveries:
             return False
-        return now_s - job.failed_at_s < _MAX_RETRYING_S
+        return now_s - work.failed_at_s < _MAX_RETRYING_S
 
     def _pause_for(self, error: PipeClosed) -> None:
         if self._not_now is None:
@@ -341,12 +342,12 @@ class MessageHandler(Handler):
         self._not_now = str(error)
         self.pause_producing()
 
-    def _bury(self, job: Job) -> bool:
-        """Send a dead letter and acknowledge the original, or reject it. False when the job must be left."""
-        reason = "; ".join(job.failed)
-        delivery = job.delivery
-        letters, wait = self._dead_letters, partial(self._wait_for, job)
-        if letters is not None and not letters.bury(delivery, reason, job.attempts, wait):
+    def _bury(self, work: Work) -> bool:
+        """Send a dead letter and acknowledge the original, or reject it. False when the work must be left."""
+        reason = "; ".join(work.failed)
+        delivery = work.delivery
+        letters, wait = self._dead_letters, partial(self._wait_for, work)
+        if letters is not None and not letters.bury(delivery, reason, work.tries_in_all, wait):
             return False
         # Only now: whoever reads the line may look for the letter, or stop the connector.
         self._log_dead(
@@ -357,13 +358,13 @@ class MessageHandler(Handler):
         self._source.finish([delivery], accepted=self._dead_letters is not None)
         return True
 
-    def _wait_for(self, job: Job, seconds: float, result: AsyncResult[None] | None = None) -> bool:
-        """Wait for so long or until the result is there; False when the job in hand must be left."""
+    def _wait_for(self, work: Work, seconds: float, result: Answer | None = None) -> bool:
+        """Wait for so long or until the result is there; False when the work in hand must be left."""
         deadline_s = time.monotonic() + seconds
         if result is not None:
             result.rawlink(self._notice)
         try:
-            while not self._stopping and not self._source.is_stale(job.delivery):
+            while not self._stopping and not self._source.is_stale(work.delivery):
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or (result is not None and result.ready()):
                     return True
@@ -374,7 +375,7 @@ class MessageHandler(Handler):
             if result is not None:
                 result.unlink(self._notice)
 
-    def _notice(self, result: AsyncResult[None]) -> None:
+    def _notice(self, result: Answer) -> None:
         self._nudge.set()
 
 
@@ -382,7 +383,7 @@ H = TypeVar("H", bound=MessageHandler)
 
 
 def messagehandler_factory(
-    settings: Settings, handler: H, *, client: VigiloClient, publisher: VigiloClient | None = None
+    settings: Settings, handler: H, *, client: Client, publisher: Client | None = None
 ) -> H:
     """Subscribe `handler` to the queue that `settings` name, on `client`, and return it.
 

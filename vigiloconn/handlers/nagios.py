@@ -14,18 +14,18 @@ from typing import Any, Protocol
 
 from gevent.event import Event
 
-from vigiloconn.client import VigiloClient
-from vigiloconn.commandfiles import CommandFiles
-from vigiloconn.commands import Skip, Translator, is_argument, process_file
-from vigiloconn.contents import Delivery
+from vigiloconn.bus.contents import Delivery
+from vigiloconn.consuming.subscriber import QueueSubscriber
 from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
 from vigiloconn.handlers.message import ItemFailed, MessageHandler, messagehandler_factory
-from vigiloconn.handlers.subscriber import QueueSubscriber
+from vigiloconn.interfaces import Client, Level, Problem
+from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.ratelog import RateLimitedLog
+from vigiloconn.nagios.commandfiles import CommandFiles
+from vigiloconn.nagios.commands import Skip, Translator, is_argument, process_file
+from vigiloconn.nagios.pipe import CommandPipe
 from vigiloconn.options import Settings
-from vigiloconn.pipe import CommandPipe
-from vigiloconn.ratelog import RateLimitedLog
-from vigiloconn.supervisor import backoff_delays
-from vigiloconn.values import Subscription
+from vigiloconn.settings.values import Subscription
 
 log = logging.getLogger(__name__)
 
@@ -127,15 +127,17 @@ class NagiosCommandHandler(MessageHandler):
             "nagios_reads": float(self._not_now is None),
         }
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         found = super().problems()
         if not self._translator.accepted_commands:
-            found.append((1, "accepted_commands is empty: no command passes to Nagios"))
+            text = "accepted_commands is empty: no command passes to Nagios"
+            found.append(Problem("no-accepted-commands", Level.WARNING, text))
         if self._no_file is not None:
-            found.append((1, self._no_file))
+            found.append(Problem("command-file-unwritten", Level.WARNING, self._no_file))
         if self._files_waiting and self._files is not None:
-            found.append((1, f"{self._files_waiting} files in {self._files.directory} wait for Nagios: expected it to "
-                             "read and delete them within a minute"))
+            text = (f"{self._files_waiting} files in {self._files.directory} wait for Nagios: expected it to "
+                    "read and delete them within a minute")
+            found.append(Problem("command-files-unread", Level.WARNING, text))
         return found
 
     def pause_producing(self) -> None:
@@ -289,7 +291,7 @@ class _Gathering(QueueSubscriber):
 
 
 def nagioscommand_factory(
-    settings: Settings, hosts: HostFilter | None, *, client: VigiloClient, publisher: VigiloClient | None = None
+    settings: Settings, hosts: HostFilter | None, *, client: Client, publisher: Client | None = None
 ) -> NagiosCommandHandler:
     """Return a handler for the queue and the command pipe that `settings` name. Raises `SettingsError`."""
     nagios = settings.nagios
@@ -304,7 +306,7 @@ def nagioscommand_factory(
 
 def _files_directory(settings: Settings) -> Path:
     """Return where files of commands go: beside the journal, or without one beside the pipe."""
-    journal = settings.conn.backup_file
+    journal = settings.runtime.backup_file
     beside = settings.nagios.nagios_pipe if journal == ":memory:" else journal
     directory = Path(beside or "").absolute().parent / "commands"
     if not is_argument(str(directory)):

@@ -11,14 +11,14 @@ from collections import Counter
 
 from gevent.event import Event
 
-from vigiloconn.amqp import BusConnection
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.handlers.backup import BackupProvider
-from vigiloconn.handlers.base import Handler
-from vigiloconn.handlers.lane import Lane
-from vigiloconn.handlers.outlet import Outlet, State
+from vigiloconn.interfaces import Connection, Level, Problem
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Publication, Settings
-from vigiloconn.ratelog import RateLimitedLog
+from vigiloconn.publishing.outlet import Outlet, State
+from vigiloconn.publishing.watermark import Watermark
+from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class BusPublisher(Handler):
     name = "publisher"
 
     def __init__(self, provider: BackupProvider, settings: Settings) -> None:
-        self.provider = provider
-        self.main_lane = Lane()
+        self.journal = provider
+        self.main_watermark = Watermark()
         self.batch_send_perf = settings.bus.batch_send_perf
         self.batch_linger_s = settings.bus.batch_linger_ms / 1000
         # Whoever mended an exchange expects it to be found within two heartbeats.
@@ -55,7 +55,7 @@ class BusPublisher(Handler):
         self._confirm_timeout_s = settings.bus.confirm_timeout_s
         self._outlets: dict[str, Outlet] = {}
         self._counts: Counter[str] = Counter()
-        self._connection: BusConnection | None = None
+        self._connection: Connection | None = None
         self._wake = Event()
         self._idle = Event()
         self._is_draining = False
@@ -66,10 +66,10 @@ class BusPublisher(Handler):
     # -- life --------------------------------------------------------------------------------------------
 
     def start_service(self) -> None:
-        self.provider.on_available = self._wake.set
+        self.journal.on_available = self._wake.set
 
     def _take_over_held(self) -> None:
-        for exchange, count in self.provider.journal.held_exchanges().items():
+        for exchange, count in self.journal.held_exchanges().items():
             log.warning("exchange %s: %d messages are held from before", exchange, count)
             self._outlets[exchange] = Outlet(exchange, self, count)
 
@@ -129,13 +129,15 @@ class BusPublisher(Handler):
             "held_exchanges": sum(outlet.state is not State.OPEN for outlet in self._outlets.values()),
         }
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         found = [
-            (1, f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}")
+            Problem("exchange-held", Level.WARNING,
+                    f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}")
             for outlet in self._outlets.values() if outlet.state is not State.OPEN
         ]
         if self._connection is not None and self._connection.blocked:
-            found.append((1, "the broker takes no messages (connection.blocked)"))
+            text = "the broker takes no messages (connection.blocked)"
+            found.append(Problem("broker-blocked", Level.WARNING, text))
         return found
 
     # -- what the outlets ask ------------------------------------------------------------------------------
@@ -146,7 +148,7 @@ class BusPublisher(Handler):
 
     def parks_unroutable(self, kind: str) -> bool:
         """Answer whether a message of type `kind` that nobody wants is parked (else it is counted and forgotten)."""
-        return self._settings.conn.when_unroutable_for(kind) == "park"
+        return self._settings.runtime.when_unroutable_for(kind) == "park"
 
     def count(self, figure: str, number: int) -> None:
         """Add to a counter."""
@@ -154,13 +156,13 @@ class BusPublisher(Handler):
 
     def is_full(self) -> bool:
         """Answer whether nothing more is taken before some of what is under way is done."""
-        room = self._window - len(self.main_lane)
-        return room < min(_MIN_TAKE, self._window) or self.main_lane.size_bytes > _WINDOW_BYTES
+        room = self._window - len(self.main_watermark)
+        return room < min(_MIN_TAKE, self._window) or self.main_watermark.size_bytes > _WINDOW_BYTES
 
     def progress(self) -> None:
         """Something was answered: there may be room in the window, and the connection is alive."""
         self._moved_at = time.monotonic()
-        self.client.proved()
+        self.client.note_success()
         self._wake.set()
         if not self.in_flight:
             self._idle.set()
@@ -174,7 +176,7 @@ class BusPublisher(Handler):
             self.connection_lost()
         for outlet in self._outlets.values():
             outlet.queue.clear()
-        for record in self.main_lane.unfinished():
+        for record in self.main_watermark.unfinished():
             self._outlet(record.key.type).add(record)
 
     @property
@@ -211,11 +213,11 @@ class BusPublisher(Handler):
         """Take messages for the free part of the window, to the outlets of their exchanges."""
         if self.is_full():
             return 0
-        lane = self.main_lane
-        records = self.provider.take(self._window - len(lane))
+        watermark = self.main_watermark
+        records = self.journal.take(self._window - len(watermark))
         if not records:
             return 0
-        lane.take(records)
+        watermark.take(records)
         kind, outlet = "", None
         for record in records:
             if outlet is None or record.key.type != kind:

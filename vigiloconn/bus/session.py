@@ -12,7 +12,7 @@ import gevent
 from gevent.event import Event
 
 from vigiloconn import ipv6
-from vigiloconn.amqp import BusConnection, tls_context
+from vigiloconn.bus.connection import BusConnection, tls_context
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings

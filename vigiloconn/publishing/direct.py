@@ -14,10 +14,10 @@ from typing import Any
 
 from gevent.event import AsyncResult, Event
 
-from vigiloconn.amqp import BusConnection
-from vigiloconn.confirms import ConfirmChannel
+from vigiloconn.bus.confirms import ConfirmChannel
+from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.frames import PublishFrames
+from vigiloconn.interfaces import Connection
 
 #: Bodies are held in memory: a sender that does not look at its results must not fill it.
 MAX_WAITING = 10_000
@@ -43,7 +43,7 @@ class DirectSender:
     def __init__(self) -> None:
         self.sent = 0
         self.refused = 0
-        self._connection: BusConnection | None = None
+        self._connection: Connection | None = None
         self._channel: ConfirmChannel[_Letter] | None = None
         self._waiting: deque[_Letter] = deque()
         self._returned: dict[str, str] = {}
@@ -88,7 +88,7 @@ class DirectSender:
         """Messages without an answer."""
         return len(self._waiting) + (self._channel.outstanding if self._channel is not None else 0)
 
-    def connection_initialized(self, connection: BusConnection) -> None:
+    def connection_initialized(self, connection: Connection) -> None:
         """The bus is there. Must not block."""
         self._connection = connection
         self._wake.set()
@@ -115,7 +115,7 @@ class DirectSender:
                 if self._connection is not None:
                     self._connection.abort(f"no channel for sending: {exc}")
 
-    def _step(self, connection: BusConnection) -> bool:
+    def _step(self, connection: Connection) -> bool:
         channel = self._channel
         if channel is None or channel.closed:
             channel = ConfirmChannel(

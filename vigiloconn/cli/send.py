@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from vigiloconn import paths, sender
-from vigiloconn.usage import EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
+from vigiloconn.cli import sender
+from vigiloconn.cli.usage import EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
+from vigiloconn.settings import paths
 
 
 def main(arguments: list[str]) -> int:

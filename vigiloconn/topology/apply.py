@@ -10,16 +10,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vigiloconn import topology
 from vigiloconn.errors import BusDown, BusRefused
-from vigiloconn.topology import Binding, Exchange, Queue, Topology
-
-if TYPE_CHECKING:
-    from vigiloconn.amqp import BusConnection
+from vigiloconn.interfaces import Connection
+from vigiloconn.settings.values import Subscription
+from vigiloconn.topology import wanted as topology
+from vigiloconn.topology.wanted import Binding, Exchange, Queue, Topology
 
 
 class Outcome(enum.Enum):
@@ -57,7 +56,7 @@ class Result:
 
 
 def apply_topology(
-    connection: BusConnection,
+    connection: Connection,
     wanted: Topology,
     *,
     check: bool = False,
@@ -84,7 +83,7 @@ class Applier:
         self, wanted: Topology, *, check: bool = False, report: Callable[[Result], None] = lambda result: None
     ) -> None:
         self.results: list[Result] = []
-        self._connection: BusConnection
+        self._connection: Connection
         self._check = check
         self._report = report
         self._outcomes: dict[tuple[str, str], Outcome] = {}
@@ -93,7 +92,7 @@ class Applier:
         self._steps.extend(partial(self._queue, queue) for queue in wanted.queues)
         self._steps.extend(partial(self._binding, binding) for binding in wanted.bindings)
 
-    def run(self, connection: BusConnection) -> bool:
+    def run(self, connection: Connection) -> bool:
         """Do what is left. False when the broker closed the connection in answer: run again with a new one. Raises
         `BusDown` when it was lost otherwise."""
         self._connection = connection
@@ -161,7 +160,7 @@ class Applier:
         self._report(result)
 
 
-def request(connection: BusConnection, ask: Callable[[Any], Any]) -> BusRefused | None:
+def request(connection: Connection, ask: Callable[[Any], Any]) -> BusRefused | None:
     """Ask for something on a new channel; return the broker's refusal, None where it did it. Raises `BusDown`.
 
     After a refusal that closes the connection `connection.refusal` is set.
@@ -178,6 +177,31 @@ def request(connection: BusConnection, ask: Callable[[Any], Any]) -> BusRefused 
     finally:
         connection.forget_channel(channel)
     return None
+
+
+def declare_queue(connection: Connection, queue: Queue) -> None:
+    """Declare a durable queue. Raises `BusRefused` (406 where it exists with other arguments), `BusDown`."""
+    channel = connection.open_channel()
+    try:
+        channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
+    finally:
+        connection.forget_channel(channel)
+
+
+def bind_queue(
+    connection: Connection, queue: str, subscriptions: Sequence[Subscription]
+) -> list[tuple[Subscription, BusRefused]]:
+    """Bind a queue to each subscription and return those that were refused, with the reason. Raises `BusDown`."""
+    refused: list[tuple[Subscription, BusRefused]] = []
+    for subscription in subscriptions:
+        channel = connection.open_channel()
+        try:
+            channel.queue_bind(queue, subscription.exchange, queue if subscription.key is None else subscription.key)
+        except BusRefused as exc:
+            refused.append((subscription, exc))
+        finally:
+            connection.forget_channel(channel)
+    return refused
 
 
 def summary(results: list[Result], *, check: bool = False) -> str:

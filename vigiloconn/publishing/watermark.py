@@ -1,4 +1,4 @@
-"""A lane: messages taken from one table of the journal, and which of them are finished. Pure bookkeeping."""
+"""A watermark: messages taken from one table of the journal, and which of them are finished. Pure bookkeeping."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from vigiloconn.interfaces import Record
 
 
-class Lane:
+class Watermark:
     """Turns messages that finish in any order into "everything up to this id is finished".
 
     The journal discards by id range, so a message that is done ahead of an older one is remembered here

@@ -18,16 +18,14 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from vigiloconn.amqp import BusConnection
-from vigiloconn.confirms import ConfirmChannel
+from vigiloconn.bus.confirms import ConfirmChannel
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.handlers.backup import BackupProvider
-from vigiloconn.handlers.lane import Lane
-from vigiloconn.handlers.routes import Routes, perf_body, perf_head
-from vigiloconn.interfaces import Record
+from vigiloconn.interfaces import Connection, Record
+from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Publication
-from vigiloconn.ratelog import RateLimitedLog
-from vigiloconn.supervisor import backoff_delays
+from vigiloconn.publishing.routes import Routes, perf_body, perf_head
+from vigiloconn.publishing.watermark import Watermark
 
 log = logging.getLogger(__name__)
 
@@ -48,11 +46,27 @@ class State(enum.Enum):
     DRAINING = "draining"
 
 
-class Policy(Protocol):
+class Journal(Protocol):
+    """What an outlet asks of the journal's side; nothing here blocks."""
+
+    is_stopping: bool
+
+    @property
+    def uuid(self) -> str: ...
+    def discard_upto(self, id: int) -> None: ...
+    def discard_held_upto(self, exchange: str, id: int) -> None: ...
+    def hold(self, exchange: str, records: list[Record]) -> None: ...
+    def park(self, exchange: str, records: list[Record], reason: str) -> None: ...
+    def ask_held(self, exchange: str, after_id: int) -> None: ...
+    def take_held(self, exchange: str) -> list[Record] | None: ...
+
+
+class Publisher(Protocol):
     """What an outlet asks of the publisher that owns it."""
 
-    provider: BackupProvider
-    main_lane: Lane
+    @property
+    def journal(self) -> Journal: ...
+    main_watermark: Watermark
     batch_send_perf: int
     batch_linger_s: float
     settle_max_s: float
@@ -73,24 +87,24 @@ class Outlet:
     looking at the state and changing it, so they need no lock.
     """
 
-    def __init__(self, exchange: str, policy: Policy, held_count: int = 0) -> None:
+    def __init__(self, exchange: str, publisher: Publisher, held_count: int = 0) -> None:
         self.exchange = exchange
         self.state = State.HELD if held_count else State.OPEN
         self.reason = "messages were held when the connector stopped" if held_count else ""
         self.queue: deque[Record] = deque()
         self.channel: ConfirmChannel[Token] | None = None
         self.held_count = held_count
-        self._policy = policy
-        self._provider = policy.provider
-        self._held_lane = Lane()
-        self._lane = self._held_lane if held_count else policy.main_lane
+        self._publisher = publisher
+        self._journal = publisher.journal
+        self._held_watermark = Watermark()
+        self._watermark = self._held_watermark if held_count else publisher.main_watermark
         self._held_read_upto = 0
         self._held_asked: int | None = None
         self._held_end: int | None = None
         self._holds = 0
-        self._routes = Routes(exchange, policy.publication, policy.batch_send_perf)
+        self._routes = Routes(exchange, publisher.publication, publisher.batch_send_perf)
         self._returned: dict[str, str] = {}
-        self._delays = backoff_delays(1.0, policy.settle_max_s)
+        self._delays = backoff_delays(1.0, publisher.settle_max_s)
         self._probe_at = 0.0
         self._suspect_id = 0
         self._careful_upto = 0
@@ -104,7 +118,7 @@ class Outlet:
         return self.channel.outstanding if self.channel is not None else 0
 
     def add(self, record: Record) -> None:
-        """Take a message of the main lane: into the queue, or behind those that are held."""
+        """Take a message of the main watermark: into the queue, or behind those that are held."""
         if self.state is State.OPEN:
             self.queue.append(record)
         else:
@@ -116,7 +130,7 @@ class Outlet:
             return self._probe_at
         return self._linger_until
 
-    def step(self, connection: BusConnection) -> int:
+    def step(self, connection: Connection) -> int:
         """Send what may be sent now in one write; return the number of publishes. Raises `BusDown`."""
         self._linger_until = None
         if self.state is State.HELD:
@@ -147,7 +161,7 @@ class Outlet:
         if isinstance(error, BusRefused) and unanswered:
             # The broker closed the connection because of something that we sent; perhaps this.
             self._suspect(unanswered)
-        if self._lane is not self._policy.main_lane:
+        if self._watermark is not self._publisher.main_watermark:
             self.queue.clear()
             self._to_held((error and str(error)) or "the connection was lost", at_once=True)
         elif self.state is State.OPEN:
@@ -158,7 +172,7 @@ class Outlet:
 
     # -- sending -----------------------------------------------------------------------------------------
 
-    def _ready_channel(self, connection: BusConnection) -> ConfirmChannel[Token]:
+    def _ready_channel(self, connection: Connection) -> ConfirmChannel[Token]:
         channel = self.channel
         if channel is None or channel.closed or channel.connection is not connection:
             channel = ConfirmChannel(
@@ -176,7 +190,7 @@ class Outlet:
         parts: list[bytes] = []
         tokens: list[Token] = []
         size = 0
-        prefix = self._provider.journal.uuid.encode() + b"-"
+        prefix = self._journal.uuid.encode() + b"-"
         now = time.time()
         while queue and len(tokens) < limit and size < _BUFFER_BYTES:
             record = queue[0]
@@ -186,7 +200,7 @@ class Outlet:
                 self._park([queue.popleft()], str(exc))
                 continue
             if ttl_s is not None and now - record.accepted_at > ttl_s:
-                self._policy.count("expired", 1)
+                self._publisher.count("expired", 1)
                 self._finish([queue.popleft()])
                 continue
             token: Token = record
@@ -198,7 +212,7 @@ class Outlet:
                 body = perf_body(token)
             else:
                 queue.popleft()
-            if self._policy.log_traffic:
+            if self._publisher.log_traffic:
                 log.debug("to %s: %s", self.exchange, body)
             frame = frames.render(body, prefix + b"%d" % record.id)
             size += len(frame)
@@ -208,14 +222,14 @@ class Outlet:
 
     def _perf_group(self) -> list[Record]:
         """Take the performance messages at the head that go as one; none while there is reason to wait for more."""
-        wanted = self._policy.batch_send_perf
+        wanted = self._publisher.batch_send_perf
         group = perf_head(self.queue, wanted)
         may_grow = len(group) == len(self.queue) and len(group) < wanted
         # In a full window it would wait for what can't come before it is gone.
-        if may_grow and not self._provider.is_stopping and not self._policy.is_full():
+        if may_grow and not self._journal.is_stopping and not self._publisher.is_full():
             now = time.monotonic()
             # An incomplete one waits for as long as the oldest in it may be late.
-            due = now + max(0.0, group[0].accepted_at + self._policy.batch_linger_s - time.time())
+            due = now + max(0.0, group[0].accepted_at + self._publisher.batch_linger_s - time.time())
             if due > now:
                 self._linger_until = due
                 return []
@@ -233,28 +247,28 @@ class Outlet:
             return
         if self._returned:
             tokens = self._without_returned(tokens)
-        records = _flat(tokens) if self._policy.batch_send_perf > 1 else tokens
+        records = _flat(tokens) if self._publisher.batch_send_perf > 1 else tokens
         if not records:
             return
-        self._policy.count("sent", len(tokens))
+        self._publisher.count("sent", len(tokens))
         self._finish(records, is_taken=True)  # type: ignore[arg-type]
 
     def _finish(self, records: Sequence[Record], is_taken: bool = False) -> None:
-        """Tell the lane, and through it the journal, that these are done; `is_taken`: the exchange took them."""
-        lane = self._lane
-        moved = lane.finish(records)
+        """Tell the watermark, and through it the journal, that these are done; `is_taken`: the exchange took them."""
+        watermark = self._watermark
+        moved = watermark.finish(records)
         if self._careful_upto and records[-1].id >= self._careful_upto:
             self._careful_upto = 0
-        if lane is self._held_lane:
+        if watermark is self._held_watermark:
             self.held_count -= len(records)
             if moved:
-                self._provider.discard_held_upto(self.exchange, lane.finished_upto)
+                self._journal.discard_held_upto(self.exchange, watermark.finished_upto)
             if is_taken and self.state is State.PROBING:
                 self.state = State.DRAINING
                 log.info("exchange %s: accepts again, %d held messages go first", self.exchange, self.held_count)
         elif moved:
-            self._provider.discard_upto(lane.finished_upto)
-        self._policy.progress()
+            self._journal.discard_upto(watermark.finished_upto)
+        self._publisher.progress()
 
     def _on_returned(self, message_id: str, reason: str) -> None:
         self._returned[message_id.rpartition("-")[2]] = reason
@@ -267,17 +281,19 @@ class Outlet:
             reason = self._returned.pop(str(records[0].id), None)
             if reason is None:
                 wanted.append(token)
-            elif self._policy.parks_unroutable(records[0].key.type):
+            elif self._publisher.parks_unroutable(records[0].key.type):
                 self._park(records, reason, is_taken=True)
             else:
-                self._policy.count("unroutable", len(records))
+                self._publisher.count("unroutable", len(records))
                 self._finish(records, is_taken=True)
         return wanted
 
     def _park(self, records: list[Record], reason: str, is_taken: bool = False) -> None:
-        self._provider.park(self.exchange, records, reason)
-        self._policy.count("parked", len(records))
-        self._policy.parked_log("exchange %s: message %d parked: %s", self.exchange or "unknown", records[0].id, reason)
+        self._journal.park(self.exchange, records, reason)
+        self._publisher.count("parked", len(records))
+        self._publisher.parked_log(
+            "exchange %s: message %d parked: %s", self.exchange or "unknown", records[0].id, reason
+        )
         self._finish(records, is_taken)
 
     def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:
@@ -293,11 +309,11 @@ class Outlet:
         else:
             log.warning("exchange %s: channel closed: %s", self.exchange, error)
             self._suspect(records)
-            if self.state is State.HELD and self._lane is self._policy.main_lane:
+            if self.state is State.HELD and self._watermark is self._publisher.main_watermark:
                 self._hold(records)
             elif self.state is not State.HELD:
                 self.queue.extendleft(reversed(records))
-        self._policy.progress()
+        self._publisher.progress()
 
     def _suspect(self, records: list[Record]) -> None:
         """Remember the head; at the second time send one by one, until the culprit is found."""
@@ -309,16 +325,16 @@ class Outlet:
 
     def _refuse(self, records: list[Record], reason: str) -> None:
         """The exchange does not take messages now: it is held."""
-        if self._lane is self._policy.main_lane:
+        if self._watermark is self._publisher.main_watermark:
             # What is on its way may still be confirmed; only what was refused or not sent is moved.
             self._hold([*records, *self.queue])
         self.queue.clear()
         self._to_held(reason)
-        self._policy.progress()
+        self._publisher.progress()
 
     def _to_held(self, reason: str, at_once: bool = False) -> None:
         if self.state is State.OPEN:
-            self._delays = backoff_delays(1.0, self._policy.settle_max_s)
+            self._delays = backoff_delays(1.0, self._publisher.settle_max_s)
         if self.state is not State.HELD:
             delay_s = 0.0 if at_once else next(self._delays)
             self._probe_at = time.monotonic() + delay_s
@@ -332,31 +348,31 @@ class Outlet:
     def _hold(self, records: list[Record]) -> None:
         if not records:
             return
-        self._provider.hold(self.exchange, records)
+        self._journal.hold(self.exchange, records)
         self.held_count += len(records)
         self._holds += 1
-        lane = self._policy.main_lane
-        if lane.finish(records):
-            self._provider.discard_upto(lane.finished_upto)
+        watermark = self._publisher.main_watermark
+        if watermark.finish(records):
+            self._journal.discard_upto(watermark.finished_upto)
 
     def _begin_probe(self) -> None:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
-        self._lane = self._held_lane
+        self._watermark = self._held_watermark
         self.state = State.PROBING
         self._held_asked = self._held_end = None
         # What was read and not confirmed goes first; the rest is still in the table.
-        self.queue = deque(self._held_lane.unfinished())
+        self.queue = deque(self._held_watermark.unfinished())
 
     def _read_held(self) -> None:
         """Keep the queue filled from the held table; open the outlet when there are no more."""
         if self._held_asked is not None:
-            page = self._provider.take_held(self.exchange)
+            page = self._journal.take_held(self.exchange)
             if page is None:
                 return
             is_complete, self._held_asked = self._held_asked == self._holds, None
-            self._held_lane.take(page)
+            self._held_watermark.take(page)
             self.queue.extend(page)
             if page:
                 self._held_read_upto = page[-1].id
@@ -364,20 +380,20 @@ class Outlet:
                 self._held_end = self._holds
         if self._held_end == self._holds:
             # Everything was read. To ask again before something more is held would never end.
-            if not self.queue and not self._held_lane.unfinished():
+            if not self.queue and not self._held_watermark.unfinished():
                 self._open()
             return
-        if len(self._held_lane) <= _HELD_MESSAGES // 2:
+        if len(self._held_watermark) <= _HELD_MESSAGES // 2:
             self._held_asked = self._holds
-            self._provider.ask_held(self.exchange, self._held_read_upto)
+            self._journal.ask_held(self.exchange, self._held_read_upto)
 
     def _open(self) -> None:
         log.info("exchange %s: no more held messages", self.exchange)
         self.state = State.OPEN
         self.reason = ""
         self.held_count = 0
-        self._lane = self._policy.main_lane
-        self._delays = backoff_delays(1.0, self._policy.settle_max_s)
+        self._watermark = self._publisher.main_watermark
+        self._delays = backoff_delays(1.0, self._publisher.settle_max_s)
 
 
 def _flat(tokens: Iterable[Token]) -> list[Record]:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar, cast
 
 from peewee import FloatField, IntegerField, Model, SqliteDatabase, TextField
 
-from vigiloconn.changes import ParkedRecord, StoredRecord
 from vigiloconn.interfaces import Record
+from vigiloconn.journal.transaction import ParkedRecord, StoredRecord
 
 PREFIX = "vigiloconn_"
 #: Rows that one statement names.

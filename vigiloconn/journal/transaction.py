@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Changes:
+class Transaction:
     """One transaction: applied in the order of its fields, whole or not at all."""
 
     appends: Sequence[Record] = ()
@@ -29,28 +29,28 @@ class Changes:
     held_discard_upto: dict[str, int] = field(default_factory=dict)
     """The same in the held table, exchange -> id."""
 
-    def parts(self, middle_id: Callable[[int, str | None], int]) -> list[Changes]:
+    def parts(self, middle_id: Callable[[int, str | None], int]) -> list[Transaction]:
         """Cut changes without appends in two or more, each true by itself, in order; [] when they can't be cut.
 
         `middle_id(upto, exchange)` gives the id in the middle of the rows up to `upto`, in the held table with an
         exchange and in the main table without; 0 when there are fewer than two.
         """
-        kinds = [Changes(holds=self.holds)] if self.holds else []
-        kinds += [Changes(parks=self.parks)] if self.parks else []
-        kinds += [Changes(discard_upto=self.discard_upto)] if self.discard_upto else []
-        kinds += [Changes(held_discard_upto={exchange: upto}) for exchange, upto in self.held_discard_upto.items()]
+        kinds = [Transaction(holds=self.holds)] if self.holds else []
+        kinds += [Transaction(parks=self.parks)] if self.parks else []
+        kinds += [Transaction(discard_upto=self.discard_upto)] if self.discard_upto else []
+        kinds += [Transaction(held_discard_upto={exchange: upto}) for exchange, upto in self.held_discard_upto.items()]
         if len(kinds) != 1:
             return kinds
         if self.holds:
-            return [Changes(holds=half) for half in _halves(self.holds)]
+            return [Transaction(holds=half) for half in _halves(self.holds)]
         if self.parks:
-            return [Changes(parks=half) for half in _halves(self.parks)]
+            return [Transaction(parks=half) for half in _halves(self.parks)]
         if self.discard_upto:
             middle = middle_id(self.discard_upto, None)
-            return [Changes(discard_upto=end) for end in (middle, self.discard_upto) if middle]
+            return [Transaction(discard_upto=end) for end in (middle, self.discard_upto) if middle]
         [(exchange, upto)] = self.held_discard_upto.items()
         middle = middle_id(upto, exchange)
-        return [Changes(held_discard_upto={exchange: end}) for end in (middle, upto) if middle]
+        return [Transaction(held_discard_upto={exchange: end}) for end in (middle, upto) if middle]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vigiloconn.errors import SettingsError, StartError
-from vigiloconn.values import parse_list, shown
+from vigiloconn.settings.values import parse_list, shown
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vigiloconn import values
 from vigiloconn.errors import SettingsError
-from vigiloconn.ini import comment_hint, parse_ini
-from vigiloconn.values import shown
+from vigiloconn.settings import values
+from vigiloconn.settings.ini import comment_hint, parse_ini
+from vigiloconn.settings.values import shown
 
 EXCHANGE_TYPES = ("fanout", "direct", "topic", "headers")
 QUEUE_TYPES = ("classic", "quorum")

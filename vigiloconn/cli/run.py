@@ -12,11 +12,12 @@ from collections.abc import Callable
 
 import gevent
 
-from vigiloconn import __version__, logsetup
+from vigiloconn import __version__
+from vigiloconn.cli.usage import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
 from vigiloconn.errors import SettingsError, StartError
 from vigiloconn.options import Settings, load_settings
+from vigiloconn.settings import logsetup
 from vigiloconn.supervisor import Supervisor
-from vigiloconn.usage import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
 
 log = logging.getLogger("vigiloconn")
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
         if options["check"]:
             return _check(build, settings)
         logsetup.configure_logging(settings, options["--log-level"])
-        supervisor = Supervisor(stop_timeout_s=settings.conn.stop_timeout_s)
+        supervisor = Supervisor(stop_timeout_s=settings.runtime.stop_timeout_s)
         build(settings, supervisor)
     except (UsageError, SettingsError) as exc:
         return fail(exc, EXIT_USAGE)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult
 
-from vigiloconn.client import VigiloClient
-from vigiloconn.contents import Delivery, headers_size
+from vigiloconn.bus.contents import Delivery, headers_size
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.handlers.queues import declare_queue
-from vigiloconn.supervisor import backoff_delays
+from vigiloconn.interfaces import Answer, Client
+from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.topology.apply import declare_queue
+from vigiloconn.topology.wanted import Queue
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _FRAME_RESERVE = 2048
 _MAX_UNDER_WAY = 100
 
 Identity = tuple[str, bytes]
-Wait = Callable[[float, "AsyncResult[None] | None"], bool]
+Wait = Callable[[float, "Answer | None"], bool]
 """Function of (seconds, result): waits for either; False when the message in hand must be left."""
 
 
@@ -115,13 +115,13 @@ class DeadLetters:
     That queue is declared when a letter finds none. A letter that is not confirmed stays with the caller.
     """
 
-    def __init__(self, publisher: VigiloClient, queue: str) -> None:
+    def __init__(self, publisher: Client, queue: str) -> None:
         self.queue = queue + SUFFIX
         self.sent = 0
         self.trouble: str | None = None
         """Why the latest letter can't be sent yet."""
         self._publisher = publisher
-        self._under_way: OrderedDict[Identity, AsyncResult[None]] = OrderedDict()
+        self._under_way: OrderedDict[Identity, Answer] = OrderedDict()
 
     def bury(self, delivery: Delivery, reason: str, tries: int, wait: Wait) -> bool:
         """Return True once the letter is in its queue; False when `wait` says to leave it: it is to come again.
@@ -186,7 +186,7 @@ class DeadLetters:
             return False
         try:
             with gevent.Timeout(_DECLARE_TIMEOUT_S, BusDown(f"no answer within {_DECLARE_TIMEOUT_S:g} s")):
-                declare_queue(connection, self.queue, {})
+                declare_queue(connection, Queue(self.queue))
         except (BusDown, BusRefused) as exc:
             self._note(exc)
             return False

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vigiloconn.contents import Delivery
+from vigiloconn.bus.contents import Delivery
 from vigiloconn.errors import VigiloError
-from vigiloconn.supervisor import backoff_delays
+from vigiloconn.kit.backoff import backoff_delays
 
 _FIRST_RETRY_S = 0.1
 _MAX_RETRY_S = 10.0
@@ -22,17 +22,17 @@ class ItemFailed(VigiloError):
         self.cause = cause
 
 
-class Job:
+class Work:
     """One delivery with its messages, in order."""
 
-    __slots__ = ("attempts", "delays", "delivery", "done", "failed", "failed_at_s", "items", "tries")
+    __slots__ = ("delays", "delivery", "done", "failed", "failed_at_s", "items", "tries_in_all", "tries_of_item")
 
     def __init__(self, delivery: Delivery, items: Sequence[dict[str, Any]]) -> None:
         self.delivery = delivery
         self.items = items
         self.done = 0
-        self.tries = 0
-        self.attempts = 0
+        self.tries_of_item = 0
+        self.tries_in_all = 0
         self.failed: list[str] = []
         self.failed_at_s: float | None = None
         self.delays = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
@@ -47,5 +47,5 @@ class Job:
         where = f"message {self.done + 1} of {len(self.items)}: " if len(self.items) > 1 else ""
         self.failed.append(where + reason)
         self.done += 1
-        self.tries = 0
+        self.tries_of_item = 0
         self.delays = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)

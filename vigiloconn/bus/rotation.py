@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from vigiloconn.ipv6 import Endpoint
-from vigiloconn.supervisor import backoff_delays
+from vigiloconn.kit.backoff import backoff_delays
 
 #: Failures in a row after which the next broker is tried.
 FAILURES_BEFORE_NEXT = 3
@@ -16,7 +16,7 @@ _FIRST_DELAY_S = 0.25
 class Rotation:
     """A list of brokers in order of preference, with the back-off between attempts.
 
-    `failed()` gives the delay before the next attempt; `proved()` says that a broker has done its work
+    `failed()` gives the delay before the next attempt; `note_success()` says that a broker has done its work
     (confirmed or delivered), which alone makes the delays short again.
     """
 
@@ -72,7 +72,7 @@ class Rotation:
             return 0.0
         return self._max_delay_s if slow else delay_s
 
-    def proved(self) -> None:
+    def note_success(self) -> None:
         """The current broker has confirmed or delivered something."""
         if not self._is_proved:
             self._is_proved = True

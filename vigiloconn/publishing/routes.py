@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage
-from vigiloconn.frames import PublishFrames
-from vigiloconn.interfaces import Record, RouteKey
+from vigiloconn.interfaces import UNREADABLE, Record, RouteKey
 from vigiloconn.options import Publication
-
-#: The key of a row in the journal that is no message of anybody's.
-UNREADABLE = RouteKey("", None, True)
 
 #: A message that gathers performance data stays well below what brokers take as one message.
 _PERF_BATCH_BYTES = 1 << 20

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from gevent.threadpool import ThreadPool
 
 from vigiloconn.errors import BadMessage, JournalFull, VigiloError
-from vigiloconn.handlers.routes import UNREADABLE
-from vigiloconn.interfaces import Record
+from vigiloconn.interfaces import UNREADABLE, Record
+from vigiloconn.journal.store import DbRetry, StoredRecord, Transaction
 from vigiloconn.serialize import stored_route_key
-from vigiloconn.store import Changes, DbRetry, StoredRecord
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class HeldRequest:
 
 
 @dataclass(slots=True)
-class Trip:
+class JournalReply:
     """What one trip brought back."""
 
     error: JournalFull | None = None
@@ -58,39 +57,41 @@ class JournalThread:
         result: T = outcome
         return result
 
-    def travel(
-        self, changes: Changes, page_after: int | None, held_wanted: Mapping[str, HeldRequest]
-    ) -> Trip:
+    def commit_and_read(
+        self, changes: Transaction, page_after: int | None, held_wanted: Mapping[str, HeldRequest]
+    ) -> JournalReply:
         """Commit `changes`, then read a page behind `page_after` (None: none) and the held pages.
 
         Raises `JournalDamaged`; a full disk is told in the result.
         """
-        return self.call(self._travel, changes, page_after, dict(held_wanted))
+        return self.call(self._commit_and_read, changes, page_after, dict(held_wanted))
 
     def end(self) -> None:
         """End the thread."""
         self._pool.kill()
 
-    def _travel(self, changes: Changes, page_after: int | None, held_wanted: dict[str, HeldRequest]) -> Trip:
-        trip = Trip()
+    def _commit_and_read(
+        self, changes: Transaction, page_after: int | None, held_wanted: dict[str, HeldRequest]
+    ) -> JournalReply:
+        reply = JournalReply()
         journal = self._journal
         try:
             if changes.appends or _has_more(changes):
                 journal.apply(changes)
         except JournalFull as exc:
-            trip.error = exc
-            trip.is_written = bool(changes.appends) and self._applied_without_appends(changes)
+            reply.error = exc
+            reply.is_written = bool(changes.appends) and self._applied_without_appends(changes)
         # Without room for holds and parks, reading on would gather them in memory without an end.
-        may_read = trip.is_written or len(changes.holds) + len(changes.parks) < 2 * PAGE_MESSAGES
+        may_read = reply.is_written or len(changes.holds) + len(changes.parks) < 2 * PAGE_MESSAGES
         if page_after is not None and may_read:
-            trip.page = journal.peek(page_after, PAGE_MESSAGES, PAGE_BYTES)
-        if trip.is_written:
+            reply.page = journal.peek(page_after, PAGE_MESSAGES, PAGE_BYTES)
+        if reply.is_written:
             for exchange, asked in held_wanted.items():
                 page = journal.peek_held(exchange, asked.after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
-                trip.held[exchange] = (asked, page)
-        return trip
+                reply.held[exchange] = (asked, page)
+        return reply
 
-    def _applied_without_appends(self, changes: Changes) -> bool:
+    def _applied_without_appends(self, changes: Transaction) -> bool:
         if not _has_more(changes):
             # To commit nothing would cost the reserve all the same.
             return True
@@ -101,7 +102,7 @@ class JournalThread:
         return True
 
 
-def _has_more(changes: Changes) -> bool:
+def _has_more(changes: Transaction) -> bool:
     """Answer whether there is something in it besides appends."""
     return bool(changes.holds or changes.parks or changes.discard_upto or changes.held_discard_upto)
 

@@ -12,9 +12,9 @@ from struct import pack
 
 from gevent.lock import Semaphore
 
-from vigiloconn.amqp import BusConnection
-from vigiloconn.contents import ContentReader, Delivery
+from vigiloconn.bus.contents import ContentReader, Delivery
 from vigiloconn.errors import BusRefused
+from vigiloconn.interfaces import Connection
 
 _ACK, _REJECT = 80, 90
 _numbers = itertools.count(1)
@@ -34,7 +34,7 @@ class Consumer:
 
     def __init__(
         self,
-        connection: BusConnection,
+        connection: Connection,
         *,
         on_arrival: Callable[[], None],
         on_ended: Callable[[Consumer, str], None],
@@ -54,7 +54,7 @@ class Consumer:
         self._rejected: set[int] = set()
         self._unfinished = 1
         """The lowest tag that is not finished."""
-        self._told = 0
+        self._acked_upto = 0
         """The highest tag that the broker was told of."""
         self._lock = Semaphore(1)
         self._channel = connection.open_channel()
@@ -77,9 +77,9 @@ class Consumer:
         return self.received - self._discarded - len(self.ready) - (self._unfinished - 1) - len(self._finished)
 
     @property
-    def untold(self) -> int:
+    def unacknowledged(self) -> int:
         """Finished messages at the front that the broker does not know of."""
-        return self._unfinished - 1 - self._told
+        return self._unfinished - 1 - self._acked_upto
 
     def discard(self) -> None:
         """Hand out nothing more. What was not handed out goes back when the channel closes."""
@@ -88,7 +88,7 @@ class Consumer:
         self.ready.clear()
 
     def finish(self, deliveries: Iterable[Delivery], *, accepted: bool) -> None:
-        """Note that these are worked off, or (not accepted) never can be; `tell()` tells the broker."""
+        """Note that these are worked off, or (not accepted) never can be; `flush_acks()` tells the broker."""
         for delivery in deliveries:
             self._finished.add(delivery.tag)
             if not accepted:
@@ -110,13 +110,13 @@ class Consumer:
         self._finished.add(tag)
         self._skip_finished()
 
-    def tell(self) -> None:
+    def flush_acks(self) -> None:
         """Tell the broker of all that is finished up to the first that is not. Raises `BusDown`.
 
         One after the other: a tag that was settled by a later `multiple` may not be named again.
         """
         with self._lock:
-            buffer = self._take_untold()
+            buffer = self._take_unacknowledged()
             if buffer:
                 self.connection.write(buffer, self._channel)
 
@@ -125,15 +125,15 @@ class Consumer:
         self.discard()
         try:
             if self.ended is None:
-                self.tell()
+                self.flush_acks()
             self.connection.forget_channel(self._channel)
         finally:
             self._unhook()
 
-    def _take_untold(self) -> bytes:
+    def _take_unacknowledged(self) -> bytes:
         last = self._unfinished - 1
         parts: list[bytes] = []
-        told = self._told
+        told = self._acked_upto
         for tag in sorted(tag for tag in self._rejected if tag <= last):
             if tag - 1 > told:
                 parts.append(settle_frame(self._id, _ACK, tag - 1, True))
@@ -142,7 +142,7 @@ class Consumer:
             told = tag
         if last > told:
             parts.append(settle_frame(self._id, _ACK, last, True))
-        self._told = last
+        self._acked_upto = last
         return b"".join(parts)
 
     # -- on the reading greenlet -----------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from vigiloconn.amqp import BusConnection
 from vigiloconn.errors import BusRefused
+from vigiloconn.interfaces import Connection
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class ConfirmChannel(Generic[T]):
 
     def __init__(
         self,
-        connection: BusConnection,
+        connection: Connection,
         *,
         on_settled: Callable[[list[T], bool], None],
         on_returned: Callable[[str, str], None],
@@ -56,7 +56,7 @@ class ConfirmChannel(Generic[T]):
         return len(self._pending) - len(self._early)
 
     @property
-    def connection(self) -> BusConnection:
+    def connection(self) -> Connection:
         """The connection that this channel is on."""
         return self._connection
 

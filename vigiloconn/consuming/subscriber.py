@@ -11,19 +11,20 @@ from collections.abc import Callable, Sequence
 
 from gevent.event import Event
 
-from vigiloconn.amqp import BusConnection
-from vigiloconn.contents import Delivery
+from vigiloconn.bus.contents import Delivery
+from vigiloconn.consuming.channel import Consumer
 from vigiloconn.errors import BusDown, BusRefused
-from vigiloconn.handlers.consumer import Consumer
-from vigiloconn.handlers.queues import bind_queue, declare_queue, queue_arguments
-from vigiloconn.supervisor import backoff_delays
-from vigiloconn.values import Subscription
+from vigiloconn.interfaces import Connection, Level, Problem
+from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.settings.values import Subscription
+from vigiloconn.topology.apply import bind_queue, declare_queue
+from vigiloconn.topology.wanted import Queue
 
 log = logging.getLogger(__name__)
 
 #: How long an acknowledgement waits for others to travel with.
 _ACK_LINGER_S = 0.05
-_MAX_UNTOLD = 100
+_MAX_UNACKNOWLEDGED = 100
 _FIRST_RETRY_S = 0.25
 _MAX_RETRY_S = 30.0
 #: A consumer that lived for so long was no failed attempt.
@@ -56,17 +57,17 @@ class QueueSubscriber:
         self.rejected = 0
         self._subscriptions = tuple(subscriptions)
         self._prefetch_messages = prefetch_messages
-        self._arguments = queue_arguments(queue_type, ttl_s)
+        self._declared = Queue(queue, queue_type, ttl_s or None)
         self._on_left = on_left
-        self._ack_every = max(1, min(_MAX_UNTOLD, prefetch_messages // 4))
-        self._connection: BusConnection | None = None
+        self._ack_every = max(1, min(_MAX_UNACKNOWLEDGED, prefetch_messages // 4))
+        self._connection: Connection | None = None
         self._consumer: Consumer | None = None
         self._left: list[Consumer] = []
         self._wanted = False
         self._stopping = False
         self._wake = Event()
         self._arrived = Event()
-        self._tell_at_s: float | None = None
+        self._flush_at_s: float | None = None
         self._began_at_s = self._retry_at_s = self._bind_at_s = 0.0
         self._retries = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
         self._bind_retries = backoff_delays(1.0, 60.0)
@@ -120,10 +121,10 @@ class QueueSubscriber:
             return
         consumer.accept(delivery.tag)
         self.acknowledged += 1
-        if consumer.untold >= self._ack_every:
-            self._tell(consumer)
-        elif self._tell_at_s is None:
-            self._tell_at_s = time.monotonic() + _ACK_LINGER_S
+        if consumer.unacknowledged >= self._ack_every:
+            self._flush(consumer)
+        elif self._flush_at_s is None:
+            self._flush_at_s = time.monotonic() + _ACK_LINGER_S
             self._wake.set()
 
     def finish(self, deliveries: Sequence[Delivery], *, accepted: bool = True) -> None:
@@ -141,10 +142,10 @@ class QueueSubscriber:
             self.acknowledged += len(own)
         else:
             self.rejected += len(own)
-        if consumer.untold >= self._ack_every:
-            self._tell(consumer)
-        elif self._tell_at_s is None and consumer.untold:
-            self._tell_at_s = time.monotonic() + _ACK_LINGER_S
+        if consumer.unacknowledged >= self._ack_every:
+            self._flush(consumer)
+        elif self._flush_at_s is None and consumer.unacknowledged:
+            self._flush_at_s = time.monotonic() + _ACK_LINGER_S
             self._wake.set()
 
     def drain(self, timeout_s: float) -> None:
@@ -157,7 +158,7 @@ class QueueSubscriber:
         settled = Event()
         while consumer is self._consumer and consumer.outstanding and time.monotonic() < deadline_s:
             settled.wait(_ACK_LINGER_S)
-        self._tell(consumer)
+        self._flush(consumer)
 
     def stats(self) -> dict[str, float]:
         """`received` and `redelivered` count deliveries, `acknowledged` and `rejected` what came of them; `ready`
@@ -175,13 +176,13 @@ class QueueSubscriber:
             "ready": len(consumer.ready) if consumer is not None else 0,
         }
 
-    def problems(self) -> list[tuple[int, str]]:
+    def problems(self) -> list[Problem]:
         """Return what an operator should know: a queue declared otherwise, bindings and consumers refused."""
-        return [(1, text) for text in self._troubles.values()]
+        return [Problem(f"queue-{topic}", Level.WARNING, text) for topic, text in self._troubles.items()]
 
     # -- the connection ----------------------------------------------------------------------------------------
 
-    def connection_initialized(self, connection: BusConnection) -> None:
+    def connection_initialized(self, connection: Connection) -> None:
         """The bus is there."""
         self._connection = connection
         self._retry_at_s = 0.0
@@ -194,7 +195,7 @@ class QueueSubscriber:
 
     def _leave(self) -> None:
         consumer, self._consumer = self._consumer, None
-        self._tell_at_s = None
+        self._flush_at_s = None
         if consumer is not None:
             consumer.discard()
             self._past[0] += consumer.received
@@ -248,7 +249,7 @@ class QueueSubscriber:
         self._wake.set()
 
     def _idle_s(self) -> float | None:
-        due = [] if self._tell_at_s is None else [self._tell_at_s]
+        due = [] if self._flush_at_s is None else [self._flush_at_s]
         if self._connection is not None and self._wanted:
             if self._consumer is None:
                 due.append(self._retry_at_s)
@@ -271,8 +272,8 @@ class QueueSubscriber:
             if connection.lost is None:
                 # An answer that did not come may still come, and be taken for another one's.
                 connection.abort(str(exc))
-        if self._tell_at_s is not None and self._consumer is not None and time.monotonic() >= self._tell_at_s:
-            self._tell(self._consumer)
+        if self._flush_at_s is not None and self._consumer is not None and time.monotonic() >= self._flush_at_s:
+            self._flush(self._consumer)
 
     def _close_left(self) -> None:
         while self._left:
@@ -282,15 +283,15 @@ class QueueSubscriber:
             except BusDown as exc:
                 log.debug("queue %r: left without a goodbye: %s", self.queue, exc)
 
-    def _tell(self, consumer: Consumer) -> None:
-        self._tell_at_s = None
+    def _flush(self, consumer: Consumer) -> None:
+        self._flush_at_s = None
         try:
-            consumer.tell()
+            consumer.flush_acks()
         except BusDown as exc:
             # What is not acknowledged comes again; the client hears of the loss by itself.
             log.debug("queue %r: acknowledgement not sent: %s", self.queue, exc)
 
-    def _subscribe(self, connection: BusConnection) -> None:
+    def _subscribe(self, connection: Connection) -> None:
         self._declare(connection)
         self._unbound = list(self._subscriptions)
         self._bind_at_s = 0.0
@@ -316,15 +317,15 @@ class QueueSubscriber:
         self._arrived.set()
         log.info("queue %r: subscribed", self.queue)
 
-    def _declare(self, connection: BusConnection) -> None:
+    def _declare(self, connection: Connection) -> None:
         try:
-            declare_queue(connection, self.queue, self._arguments)
+            declare_queue(connection, self._declared)
         except BusRefused as exc:
             self._trouble("declare", f"queue {self.queue!r} is used as it is, though it can't be declared: {exc}")
         else:
             self._troubles.pop("declare", None)
 
-    def _bind(self, connection: BusConnection) -> None:
+    def _bind(self, connection: Connection) -> None:
         refused = bind_queue(connection, self.queue, self._unbound)
         self._unbound = [subscription for subscription, _ in refused]
         if refused:

@@ -13,9 +13,9 @@ from gevent.event import Event
 from gevent.queue import Empty, Queue
 
 from vigiloconn.interfaces import Batch, Item
+from vigiloconn.journal.store import DbRetry
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import ConnectorSettings
-from vigiloconn.ratelog import RateLimitedLog
-from vigiloconn.store import DbRetry
 
 log = logging.getLogger(__name__)
 

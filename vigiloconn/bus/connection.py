@@ -1,0 +1,395 @@
+"""One AMQP connection with one reader and one write lock. Knows frames and time, nothing of journals or routes.
+
+One greenlet reads (`BusConnection.read`); a synchronous call on another greenlet waits for the reader to hand it
+the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from struct import error as StructError
+from struct import unpack_from
+from typing import Any
+
+import gevent
+from amqp.exceptions import AMQPError, ConnectionForced, RecoverableConnectionError
+from amqp.method_framing import frame_writer as library_frame_writer
+from gevent.event import AsyncResult
+from gevent.lock import Semaphore
+
+from vigiloconn import __version__
+from vigiloconn.bus import pyamqp
+from vigiloconn.errors import BusDown, BusRefused, SettingsError
+from vigiloconn.ipv6 import Endpoint
+from vigiloconn.options import BusSettings
+
+log = logging.getLogger(__name__)
+
+Dial = Callable[[Endpoint, float], socket.socket]
+
+_READ_BYTES = 65536
+#: Two octets each of class and method, eight of delivery tag, one of bits.
+_CONFIRM_SIZE = 13
+_ACK = b"\x00\x3c\x00\x50"
+_NACK = b"\x00\x3c\x00\x78"
+_DELIVER = b"\x00\x3c\x00\x3c"
+#: How long a declare, a bind or the opening of a channel may take.
+RPC_TIMEOUT_S = 30.0
+
+
+class GoingDown(BusDown):
+    """Raised when the broker itself says that it is shutting down: another one should be tried at once."""
+
+
+def tls_context(settings: BusSettings) -> ssl.SSLContext:
+    """Return a context that verifies the broker's chain and host name, with the client certificate if one is set."""
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError(
+            f"[bus] ca_file, cert_file, key_file: can't be loaded as PEM certificates and key: {exc}"
+        ) from exc
+    return context
+
+
+class BusConnection:
+    """A connection to one broker.
+
+    `connect()` first; then one greenlet calls `read()`, which returns only by raising, and another one
+    calls `tick()` again and again. All other methods may be called on any greenlet but the reader's, unless they
+    say otherwise.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        settings: BusSettings,
+        *,
+        dial: Dial,
+        name: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.endpoint = endpoint
+        self.settings = settings
+        self.dial = dial
+        self.tls: ssl.SSLContext | None = None
+        self.server_name = settings.server_name or endpoint.host
+        self.blocked = False
+        self.on_blocked: Callable[[bool], None] = lambda blocked: None
+        self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
+        """channel id -> function of (delivery tag, multiple, is an ack); called on the reader's greenlet."""
+        self.deliveries: dict[int, Callable[[int, bytes], None]] = {}
+        """channel id -> function of (frame type, payload) for deliveries' frames; called on the reader's greenlet."""
+        self.refusal: BusRefused | None = None
+        """What the broker said when it closed the connection because of something that we did."""
+        self._name = name
+        self._clock = clock
+        self._lock = Semaphore(1)
+        self._answers: dict[AsyncResult[Any], Any] = {}
+        self._reader: gevent.Greenlet[..., Any] | None = None
+        self._lost: BusDown | None = None
+        self._closing = False
+        self._heard_at = self._wrote_at = clock()
+        self._library = self._make_library_connection()
+
+    def _make_library_connection(self) -> pyamqp.Connection:
+        settings = self.settings
+        return pyamqp.Connection(
+            self,
+            host=str(self.endpoint),
+            authentication=(pyamqp.login(settings.auth, settings.user, settings.password.reveal()),),
+            virtual_host=settings.vhost,
+            heartbeat=settings.heartbeat_s,
+            connect_timeout=settings.connect_timeout_s,
+            client_properties={
+                "product": "vigiloconn",
+                "product_version": __version__,
+                "connection_name": self._name,
+            },
+            on_blocked=lambda reason: self._set_blocked(True),
+            on_unblocked=lambda: self._set_blocked(False),
+        )
+
+    def _set_blocked(self, blocked: bool) -> None:
+        self.blocked = blocked
+        self.on_blocked(blocked)
+
+    # -- connecting and ending ---------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Dial, log in and open the virtual host, within `connect_timeout_s` in all.
+
+        Raises `BusDown` when nobody answers as a broker should, `BusRefused` when the login, the virtual
+        host or the broker's certificate is the reason.
+        """
+        if self.settings.use_ssl:
+            try:
+                # Read anew for each connection: certificates are replaced while the connector runs.
+                self.tls = tls_context(self.settings)
+            except SettingsError as exc:
+                self.abort(str(exc))
+                raise BusRefused(f"{self.endpoint}: {exc}") from exc
+        limit_s = self.settings.connect_timeout_s
+        try:
+            with gevent.Timeout(limit_s, TimeoutError(f"no answer within {limit_s:g} s")):
+                self._library.connect()
+        except BusDown as exc:
+            self.abort(str(exc))
+            raise
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:
+            self.abort(f"TLS: {exc}")
+            raise BusDown(f"{self.endpoint}: can't connect: the peer hung up during the TLS handshake") from exc
+        except ssl.SSLError as exc:
+            self.abort(f"TLS: {exc}")
+            raise BusRefused(f"{self.endpoint}: TLS handshake refused: {exc}") from exc
+        except AMQPError as exc:
+            self.abort(str(exc))
+            said = exc.reply_text or exc
+            text = f"{self.endpoint}, virtual host {self.settings.vhost!r}, user {self.settings.user!r}: {said}"
+            if isinstance(exc, ConnectionForced):
+                raise GoingDown(text) from exc
+            raise BusRefused(text, exc.reply_code or 0) from exc
+        # What is no AMQP peer may send anything, and the library takes it for frames.
+        except (OSError, EOFError, ValueError, TypeError, LookupError, StructError) as exc:
+            self.abort(str(exc))
+            raise BusDown(f"{self.endpoint}: can't connect: {exc}") from exc
+        self._library.client_properties.get("capabilities", {})["connection.blocked"] = False
+        self._heard_at = self._wrote_at = self._clock()
+
+    def close(self, timeout_s: float) -> None:
+        """Say goodbye and wait for the answer, at most `timeout_s`; then the socket is closed in any case."""
+        if self._lost is None:
+            self._closing = True
+            try:
+                with gevent.Timeout(timeout_s, TimeoutError("no close-ok")):
+                    if self._reader is None:
+                        self._library.say_close()
+                    else:
+                        self._library.close()
+            except (OSError, AMQPError, BusDown, BusRefused) as exc:
+                log.debug("%s: closed without a goodbye: %s", self.endpoint, exc)
+        self.abort("closed by us")
+
+    def abort(self, reason: str) -> None:
+        """Throw the connection away: the reader and every waiting call end with `BusDown(reason)`.
+
+        Never blocks; the first reason stays.
+        """
+        if self._lost is None:
+            self._lost = BusDown(f"{self.endpoint}: {reason}")
+        self.fail_answers(None, self._lost)
+        self._library.collect()
+
+    @property
+    def lost(self) -> BusDown | None:
+        """Why the connection is gone; None while it is there."""
+        return self._lost
+
+    def _gone(self) -> BusDown:
+        assert self._lost is not None
+        return self._lost
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Read and dispatch frames until the connection is lost, then raise why: `BusDown`, `GoingDown`
+        or `BusRefused` (the broker closed the connection because of something that we did)."""
+        self._reader = gevent.getcurrent()  # type: ignore[assignment]
+        try:
+            self._read_until_lost()
+        except ConnectionForced as exc:
+            self.abort(str(exc))
+            raise GoingDown(f"{self.endpoint}: {exc}") from exc
+        except AMQPError as exc:
+            if self._closing:
+                self.abort("closed by us")
+                raise self._gone() from exc
+            self.refusal = BusRefused(f"{self.endpoint}: {exc.reply_text or exc}", exc.reply_code or 0)
+            self.abort(str(exc.reply_text or exc))
+            raise self.refusal from exc
+        except OSError as exc:
+            self.abort("closed by us" if self._closing else f"connection lost: {exc}")
+            raise self._gone() from exc
+        except (AttributeError, TypeError, ValueError):
+            # `collect()` takes the library's parts away under a reader that is in the middle of a frame.
+            if self._lost is None:
+                raise
+            raise self._lost from None
+        finally:
+            self.abort("the reader ended")
+            self._reader = None
+
+    def _read_until_lost(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        transport = self._library.transport
+        sock = transport.sock
+        buffer: bytes = transport._read_buffer
+        while True:
+            buffer = self._dispatch(buffer)
+            if self._lost is not None:
+                raise self._lost
+            # Without a timeout, which the socket would apply to writes as well: `tick` watches the silence.
+            data = sock.recv(_READ_BYTES)
+            if not data:
+                raise OSError("closed by the peer")
+            self._heard_at = self._clock()
+            buffer = buffer + data if buffer else data
+
+    def _dispatch(self, buffer: bytes) -> bytes:
+        """Handle all complete frames in `buffer`; return what is left. Frames: AMQP 0-9-1, section 2.3.5."""
+        position, end = 0, len(buffer)
+        on_frame = self._library.on_inbound_frame if end >= 8 else None
+        while end - position >= 8:
+            kind, channel_id, size = unpack_from(">BHI", buffer, position)
+            payload = position + 7
+            stop = payload + size
+            if stop >= end:
+                break
+            if buffer[stop] != 0xCE:
+                raise OSError(f"frame of {size} bytes does not end with 0xCE: this is no AMQP peer")
+            method = buffer[payload : payload + 4] if size == _CONFIRM_SIZE and kind == 1 else b""
+            if method in (_ACK, _NACK) and (confirm := self.confirms.get(channel_id)) is not None:
+                tag, bits = unpack_from(">QB", buffer, payload + 4)
+                confirm(tag, bool(bits & 1), method == _ACK)
+            elif channel_id in self.deliveries and (kind != 1 or buffer.startswith(_DELIVER, payload)):
+                self.deliveries[channel_id](kind, buffer[payload:stop])
+            elif on_frame is not None:
+                on_frame((kind, channel_id, buffer[payload:stop]))
+            if self._lost is not None:
+                raise self._lost
+            position = stop + 1
+        return buffer[position:] if position else buffer
+
+    def forbid_on_reader(self) -> None:
+        """Raise RuntimeError on the reader's greenlet: an answer can't arrive while it waits for it."""
+        if self._reader is gevent.getcurrent():
+            raise RuntimeError("a synchronous bus call on the greenlet that reads would wait for ever")
+
+    def call(self, asker: Any, answer: AsyncResult[Any], send: Callable[[], Any]) -> Any:
+        """Send, then wait for the reader to set `answer`. Raises `BusDown` or `BusRefused`."""
+        self.forbid_on_reader()
+        closed_by: BusRefused | None = getattr(asker, "closed_by", None)
+        if closed_by is not None:
+            raise closed_by
+        self._answers[answer] = asker
+        try:
+            self.tell(send)
+            answer.wait(RPC_TIMEOUT_S)
+            if not answer.ready():
+                # A late answer would be taken for that of the next call.
+                self.abort(f"no answer within {RPC_TIMEOUT_S:g} s")
+            return answer.get(block=False)
+        finally:
+            self._answers.pop(answer, None)
+
+    def tell(self, send: Callable[[], Any]) -> Any:
+        """Send and translate what goes wrong. Raises `BusDown`, or `BusRefused` where it can't even be encoded."""
+        if self._lost is not None:
+            raise self._lost
+        try:
+            return send()
+        except (OSError, RecoverableConnectionError) as exc:
+            raise self._lost or BusDown(f"{self.endpoint}: {exc}") from exc
+        except (AMQPError, UnicodeEncodeError, StructError, OverflowError) as exc:
+            raise BusRefused(f"can't be encoded: {exc}") from exc
+
+    def fail_answers(self, asker: Any, error: Exception) -> None:
+        """End the waiting calls of one channel, or (None) of all, with `error`."""
+        for answer, owner in list(self._answers.items()):
+            if (asker is None or owner is asker) and not answer.ready():
+                answer.set_exception(error)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def dial_now(self) -> socket.socket:
+        """Return a new connected socket to the endpoint, for the library."""
+        return self.dial(self.endpoint, self.settings.connect_timeout_s)
+
+    def is_writing(self) -> bool:
+        """Tell whether some greenlet holds the write lock."""
+        return self._lock.locked()
+
+    def frame_writer(self, library: Any, transport: Any) -> Callable[..., None]:
+        """Return what py-amqp writes its own frames with: its own writer, under our lock."""
+        write_frame = library_frame_writer(library, transport)
+
+        def write_locked(*args: Any) -> None:
+            with self._lock:
+                write_frame(*args)
+                self._wrote_at = self._clock()
+
+        return write_locked
+
+    def write(self, buffer: bytes, channel: Any) -> bool:
+        """Write whole frames of one channel; blocks while the broker does not read.
+
+        Returns False, and writes nothing, if the broker has closed that channel meanwhile. Raises `BusDown`.
+        """
+        try:
+            with self._lock:
+                if self._lost is not None:
+                    raise self._lost
+                if not channel.is_open:
+                    return False
+                self._library.transport.write(buffer)
+                self._wrote_at = self._clock()
+                return True
+        except (OSError, AttributeError, ValueError, RecoverableConnectionError) as exc:
+            self.abort("closed by us" if self._closing else f"connection lost while writing: {exc}")
+            raise self._gone() from exc
+
+    def tick(self) -> None:
+        """Throw the connection away when nothing was heard for two heartbeats; send one when it is due.
+
+        To be called a few times per heartbeat, on a greenlet of its own: the sending may block.
+        """
+        heartbeat_s = self._library.heartbeat
+        if not heartbeat_s or self._lost is not None:
+            return
+        now = self._clock()
+        silent_s = now - self._heard_at
+        if silent_s > 2 * heartbeat_s:
+            self.abort(f"nothing heard for {silent_s:.1f} s, heartbeat is {heartbeat_s:g} s")
+        # Whoever holds the lock is sending, which is as good as a heartbeat; a broker that has blocked us
+        # does not read, and does not miss our heartbeats either.
+        elif now - self._wrote_at > heartbeat_s / 3 and not self._lock.locked() and not self.blocked:
+            try:
+                with gevent.Timeout(heartbeat_s, TimeoutError(f"not taken within {heartbeat_s:g} s")):
+                    self._library.send_heartbeat()
+            except (OSError, AMQPError, AttributeError, ValueError) as exc:
+                self.abort(f"heartbeat can't be sent: {exc}")
+
+    # -- channels ----------------------------------------------------------------------------------
+
+    @property
+    def frame_max(self) -> int:
+        """Largest frame that the broker takes, in octets, as negotiated."""
+        return int(self._library.frame_max)
+
+    def open_channel(self) -> Any:
+        """Open a channel (py-amqp's `Channel`) and return it. Raises `BusDown`, `BusRefused`."""
+        if self._lost is not None:
+            raise self._lost
+        try:
+            channel = pyamqp.Channel(self._library)
+        except (AMQPError, TypeError) as exc:
+            # No free number, or (TypeError) the library has just closed itself.
+            raise self._lost or BusRefused(f"{self.endpoint}: no channel: {exc}") from exc
+        channel.open()
+        return channel
+
+    def forget_channel(self, channel: Any) -> None:
+        """Close a channel that is not needed any more; a broker that does not answer is no error."""
+        self.confirms.pop(channel.channel_id, None)
+        if channel.is_open and self._lost is None:
+            try:
+                channel.close()
+            except (BusDown, BusRefused, OSError) as exc:
+                log.debug("%s: channel not closed in order: %s", self.endpoint, exc)

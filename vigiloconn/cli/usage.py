@@ -1,0 +1,78 @@
+"""What the program's command line looks like, and how errors in it end. Imports no gevent."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from docopt import DocoptExit, docopt
+
+from vigiloconn import __version__
+
+#: Stopped in order.
+EXIT_DONE = 0
+#: Could not do its work: socket or journal in use, directory not writable, too many crashes.
+EXIT_FAILED = 1
+#: Usage or settings.
+EXIT_USAGE = 2
+
+USAGE = """Link monitoring to an AMQP bus.
+
+Usage:
+  vigilo-connector run CONNECTOR [--config FILE] [--id N] [--log-level LEVEL]
+  vigilo-connector check CONNECTOR [--config FILE] [--id N]
+  vigilo-connector send [--socket PATH] [--sync] [--timeout SECONDS] [--id N] [FILE]
+  vigilo-connector bus ...
+  vigilo-connector --version
+  vigilo-connector --help
+
+Commands:
+  run    Run a connector until SIGTERM or SIGINT. SIGHUP opens the log files again.
+  check  Check the settings; connect to nothing.
+  bus    Configure the bus: `vigilo-connector bus --help`, the same as vigilo-bus-config.
+  send   Write the lines of FILE (standard input without one) to a connector's socket.
+
+CONNECTOR is `nagios`, a name from the entry-point group `vigiloconn.connectors`, or `package.module:build`,
+which is looked for in the working directory first.
+
+Options:
+  -c --config FILE     Settings; without it /etc/vigilo/NAME/settings.ini where there is one, else the
+                       defaults. NAME is connector-nagios, with --id N connector-nagios-N.
+  -i --id N            Instance, 0 or more; above 0 it is part of NAME [default: 0].
+  -l --log-level LEVEL debug, info, warning, error or critical, whatever the settings say.
+  -s --socket PATH     The connector's socket; without it /var/lib/vigilo/NAME/send.sock of connector-nagios.
+  --sync               End with status 0 only after the connector has said that every line is safe.
+  --timeout SECONDS    Longest time that `send` may take [default: 30].
+  --version            Show the version.
+  -h --help            Show this.
+
+Exit status: 0 stopped in order; 1 it could not do its work; 2 usage or settings.
+"""
+
+
+class UsageError(Exception):
+    """Raised when the command line can't be understood."""
+
+
+def parse(arguments: list[str]) -> dict[str, Any]:
+    """Return what docopt makes of the command line. Prints usage and raises SystemExit with status 2 where it
+    makes nothing of it, with 0 for `--help` and `--version`."""
+    try:
+        return dict(docopt(USAGE, arguments, version=f"vigilo-connector {__version__}"))
+    except DocoptExit as exc:
+        lines = str(exc).strip()
+        print(lines, file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def parse_instance(text: str) -> int:
+    """Return the instance number. Raises `UsageError`."""
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"--id: expected a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
+def fail(text: object, status: int) -> int:
+    """Print one line for the operator and return the exit status."""
+    print(f"vigilo-connector: {text}", file=sys.stderr)
+    return status

@@ -1,0 +1,399 @@
+"""The journal: accepted messages in an SQLite file. Knows transactions and full disks; not buses, not greenlets."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from peewee import PeeweeException, SqliteDatabase
+
+from vigiloconn.errors import JournalDamaged, JournalFull, SettingsError, StartError
+from vigiloconn.journal.files import (
+    NoRoom,
+    OwnerLock,
+    Reserve,
+    check_place,
+    free_bytes,
+    inode_and_size,
+    log_problem,
+    set_aside,
+    sqlite_error,
+    translate,
+)
+from vigiloconn.journal.rows import PREFIX, Counts, JournalRows
+from vigiloconn.journal.transaction import OpenReport, ParkedRecord, StoredRecord, Transaction
+
+__all__ = ["DbRetry", "OpenReport", "ParkedRecord", "StoredRecord", "Transaction"]
+
+log = logging.getLogger(__name__)
+
+#: Version of the side tables. A file with a higher one was written by a newer program.
+SCHEMA_VERSION = 1
+#: Ids that a killed process used without journaling them are unknown to its file, so the next process begins this
+#: much higher; 63 bits have room for nine million such ends.
+CRASH_GAP_IDS = 10**12
+_BUSY_TIMEOUT_S = 0.25
+
+T = TypeVar("T")
+
+
+class DbRetry:
+    """The journal of one process: a file that SQLite and, for its main table, a Twisted connector can read.
+
+    Synchronous, and used by one thread at a time. Bodies are JSON objects in UTF-8: the main table's column type,
+    which is the old program's, would turn a text that looks like a number into one. Errors of SQLite come out as
+    `JournalFull` (nothing of the transaction is done, try again later) or `JournalDamaged` (call `start_afresh`).
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        table: str = "tobus",
+        synchronous: Literal["full", "normal"] = "full",
+        reserve_bytes: int = 1 << 20,
+        parked_max: int = 100_000,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", table) or table.lower().startswith(("sqlite_", PREFIX)):
+            raise SettingsError(
+                "backup_table: expected a name of letters, digits and _ that does not begin with "
+                f"sqlite_ or {PREFIX}, got {table!r}"
+            )
+        self.volatile = os.fspath(path) == ":memory:"
+        # Resolved, so that two names of one file meet at one lock.
+        self.path = Path(path) if self.volatile else Path(os.path.realpath(path))
+        self.uuid = ""
+        self.next_id = 1
+        self._clock = clock
+        self._parked_max = parked_max
+        self._counts = Counts()
+        self._opened_at = 0.0
+        self._inode = (0, 0)
+        self._lock = OwnerLock(Path(f"{self.path}.lock"))
+        self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes)
+        self._pragmas = {
+            "synchronous": synchronous,
+            "cache_size": "-2000",
+            # A full disk must not fail a statement for want of a temporary file.
+            "temp_store": "memory",
+            "journal_size_limit": str(4 << 20),
+        }
+        self._database = SqliteDatabase(
+            os.fspath(self.path),
+            timeout=_BUSY_TIMEOUT_S,
+            autoconnect=False,
+            thread_safe=False,
+            check_same_thread=False,
+        )
+        self._rows = JournalRows(self._database, table)
+
+    @property
+    def rows(self) -> int:
+        """Rows in the main and the held table."""
+        return self._counts.rows
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the bodies in the main and the held table."""
+        return self._counts.size_bytes
+
+    @property
+    def parked_rows(self) -> int:
+        """Rows in the parked table."""
+        return self._counts.parked_rows
+
+    @property
+    def parked_dropped(self) -> int:
+        """Rows that the parked table's bound has pushed out since the start."""
+        return self._counts.parked_dropped
+
+    def open(self) -> OpenReport:
+        """Open the file, make it or take it over; a damaged one is set aside and a fresh one begun.
+
+        Raises `StartError` when another process owns it, its place can't be used, or a newer program wrote it.
+        """
+        if self.volatile:
+            self._begin()
+            return OpenReport(None, "", 0, True)
+        check_place(self.path)
+        self._lock.acquire()
+        try:
+            problem = self._find_damage()
+            aside = self._put_away(problem) if problem else None
+            self._begin()
+        except BaseException:
+            self._database.close()
+            self._lock.release()
+            raise
+        if not self._reserve.keep():
+            lacking = "journal %s: no room for a reserve of %d bytes: on a full disk nothing can be discarded"
+            log.warning(lacking, self.path, self._reserve.size_bytes)
+        return OpenReport(aside, problem, self.rows, False)
+
+    def apply(self, changes: Transaction) -> None:
+        """Commit `changes` in one transaction.
+
+        On a full disk changes without appends give up the reserve, and may then be done in steps, oldest first;
+        after an error in between it is right to apply the same again. Raises `JournalFull`, `JournalDamaged`.
+        """
+        try:
+            self._commit(changes)
+        except NoRoom:
+            if changes.appends:
+                # The write-ahead log itself may hold the room that is wanted.
+                self._checkpoint()
+                self._commit(changes)
+            else:
+                self._reserve.give_up()
+                self._checkpoint()
+                self._commit_in_parts(changes)
+        if self._growth_bytes() > self._reserve.size_bytes // 2 > 0:
+            # What is in the log only must fit into the reserve, or on a full disk the log could never be emptied.
+            self._checkpoint("PASSIVE")
+        if self._reserve.is_missing:
+            self._reserve.keep()
+
+    def peek(self, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
+        """Return up to `limit` oldest messages with ids above `after_id`. Leaves them stored.
+
+        Stops before `max_bytes` of bodies are exceeded, but gives one message whatever its size.
+        """
+        with self._translated():
+            return self._rows.peek(after_id, limit, max_bytes, self._opened_at)
+
+    def peek_held(self, exchange: str, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
+        """Return up to `limit` oldest messages held for `exchange`, as `peek` does."""
+        with self._translated():
+            return self._rows.peek_held(exchange, after_id, limit, max_bytes)
+
+    def held_exchanges(self) -> dict[str, int]:
+        """Return the exchanges that are held -> number of messages."""
+        return dict(self._counts.held)
+
+    def last_id(self) -> int:
+        """Return the highest id in the main table, 0 when it is empty."""
+        with self._translated():
+            return self._rows.bounds()[1]
+
+    def parked(self, limit: int = 100) -> list[ParkedRecord]:
+        """Return up to `limit` parked messages, in the order of parking. Leaves them stored."""
+        with self._translated():
+            return self._rows.parked(limit)
+
+    def start_afresh(self, problem: str) -> Path:
+        """Set the file aside and begin a new one, with a new uuid. Returns where the old one is.
+
+        Ids go on above `next_id`. What was unread stays in the file that was set aside. Raises `StartError` when no
+        new one can be begun; the journal is closed then.
+        """
+        aside = self._put_away(problem)
+        dropped = self._counts.parked_dropped
+        try:
+            self._begin()
+        except StartError:
+            self._database.close()
+            raise
+        self._counts.parked_dropped = dropped
+        return aside
+
+    def close(self) -> None:
+        """Close in order: everything in one file, the lock released. Harmless when called twice."""
+        if not self._database.is_closed():
+            try:
+                with self._transaction():
+                    self._rows.write_meta({"last_used_id": self.next_id - 1, "running": 0})
+            except (JournalFull, JournalDamaged) as exc:
+                log.warning("journal %s: closed as it is: %s", self.path, exc)
+            self._checkpoint()
+            self._database.close()
+        self._lock.release()
+
+    # Opening.
+
+    def _find_damage(self) -> str:
+        """Return what is wrong with the file, in one line; empty when it is sound or new. Writes nothing."""
+        if (problem := log_problem(self.path)) or not inode_and_size(self.path)[1]:
+            return problem
+        try:
+            return self._or_with_reserve(self._check)
+        except JournalDamaged as exc:
+            return str(sqlite_error(exc.__cause__ or exc))
+        except NoRoom as exc:
+            raise StartError(str(exc)) from exc
+        except JournalFull as exc:
+            raise StartError(f"{exc}: is another program using it?") from exc
+
+    def _connect(self) -> None:
+        """Open the file. It stays open when it proves damaged: closing it would fold or delete the log."""
+        self._database.connect()
+        for name, value in self._pragmas.items():
+            self._rows.connection.execute(f"PRAGMA {name} = {value}")
+
+    def _check(self) -> str:
+        with self._translated():
+            self._connect()
+            version = self._rows.schema_version()
+            if version > SCHEMA_VERSION:
+                raise StartError(
+                    f"journal {self.path}: written by a newer version of this program (schema {version}, known up to "
+                    f"{SCHEMA_VERSION}): install that version again, or name another file in backup_file"
+                )
+            verdict = str(self._rows.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            columns = self._rows.columns()
+        if verdict != "ok":
+            return " ".join(verdict.split())
+        if columns not in ([], [("id", 1), ("msg", 0)]):
+            raise StartError(
+                f"journal {self.path}: table {self._rows.main} has the columns "
+                f"{', '.join(name for name, _ in columns)}, expected id (the primary key) and msg: name another table "
+                "in backup_table or another file in backup_file"
+            )
+        return ""
+
+    def _put_away(self, problem: str) -> Path:
+        aside = self.path if self.volatile else set_aside(self.path)
+        self._database.close()
+        log.error("journal %s: damaged (%s): set aside as %s, a new one is begun", self.path, problem, aside)
+        return aside
+
+    def _begin(self) -> None:
+        """Bring the file into use. Raises `StartError`."""
+        try:
+            self._or_with_reserve(self._load)
+        except (JournalFull, JournalDamaged) as exc:
+            raise StartError(str(exc)) from exc
+
+    def _or_with_reserve(self, action: Callable[[], T]) -> T:
+        """Even to read a file SQLite needs a little room beside it."""
+        try:
+            return action()
+        except NoRoom:
+            self._database.close()
+            self._reserve.give_up()
+            return action()
+
+    def _load(self) -> None:
+        """Make what is missing in the file, and take counters and totals over from it."""
+        with self._translated():
+            if self._database.is_closed():
+                self._connect()
+            mode = self._rows.connection.execute("PRAGMA journal_mode = wal").fetchone()[0]
+        if mode not in ("wal", "memory"):
+            raise StartError(f"journal {self.path}: expected journal mode wal, got {mode}: is it on a local disk?")
+        opened_at = self._clock()
+        rows = self._rows
+        with self._transaction():
+            rows.create()
+            meta = rows.read_meta()
+            first_id, last_id = rows.bounds()
+            is_foreign = (meta.get("first_id"), meta.get("last_id")) != (str(first_id), str(last_id))
+            counts = rows.count(meta, is_foreign)
+            if is_foreign:
+                # Another program wrote to the main table, and may have used ids again: the times that we know are
+                # not theirs, and a consumer must not take these messages for repeats of ours.
+                meta.pop("uuid", None)
+                rows.forget_times(counts, first_id, opened_at)
+            known_id = int(meta.get("last_used_id", 0))
+            if meta.get("running") == "1":
+                known_id += CRASH_GAP_IDS
+            used_id = max(self.next_id - 1, known_id, last_id, rows.highest_side_id())
+            journal_uuid = meta.get("uuid") or uuid.uuid4().hex
+            rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
+        if not self.volatile:
+            self._inode = inode_and_size(self.path)[0]
+        self._counts, self._opened_at, self.next_id, self.uuid = counts, opened_at, used_id + 1, journal_uuid
+
+    # Transactions.
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, PeeweeException) as exc:
+            meaning = translate(exc, self.path)
+            if meaning is None:
+                raise
+            raise meaning from exc
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._translated():
+            connection = self._rows.connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                connection.execute("COMMIT")
+            except BaseException:
+                # SQLite ends some failed transactions itself.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _commit(self, changes: Transaction) -> None:
+        counts = self._counts.copy()
+        rows = self._rows
+        used_id = max(self.next_id - 1, changes.appends[-1].id if changes.appends else 0)
+        if not self.volatile:
+            self._check_place()
+        with self._transaction():
+            if changes.appends:
+                # Once in the log, once in the file, and what SQLite puts around them.
+                room_bytes = 3 * sum(len(record.body) for record in changes.appends)
+                rows.append(counts, changes.appends, may_grow=self._reserve.spares(room_bytes))
+            rows.hold(counts, changes.holds)
+            rows.park(counts, changes.parks, self._clock(), self._parked_max)
+            if changes.discard_upto > 0:
+                rows.discard(counts, changes.discard_upto)
+            for exchange, upto in changes.held_discard_upto.items():
+                rows.discard_held(counts, exchange, upto)
+            rows.save(counts, used_id, {})
+        self._counts = counts
+        self.next_id = max(self.next_id, used_id + 1)
+
+    def _commit_in_parts(self, changes: Transaction) -> None:
+        """Commit `changes` at once or, as long as there is no room for that, in halves, the older one first."""
+        try:
+            self._commit(changes)
+        except NoRoom:
+            with self._translated():
+                parts = changes.parts(self._rows.middle_id)
+            if not parts:
+                raise
+            for part in parts:
+                self._checkpoint()
+                self._commit_in_parts(part)
+
+    def _check_place(self) -> int:
+        """Return the size of the file in bytes.
+
+        Raises `JournalDamaged` when it is not where it was: SQLite would go on writing to what nobody finds.
+        """
+        inode, size_bytes = inode_and_size(self.path)
+        if inode != self._inode:
+            raise JournalDamaged(f"journal {self.path}: the file was moved or deleted while in use")
+        return size_bytes
+
+    def _growth_bytes(self) -> int:
+        """Return by how much the next checkpoint makes the file grow."""
+        if self.volatile:
+            return 0
+        with self._translated():
+            return self._rows.size_bytes_in_pages() - self._check_place()
+
+    def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "TRUNCATE") -> None:
+        """Fold the write-ahead log into the file, as far as readers and the disk allow; TRUNCATE also empties it."""
+        try:
+            # One that fails half-way has used up the room and freed none.
+            if self.volatile or self._growth_bytes() <= free_bytes(self.path.parent):
+                self._rows.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        except (sqlite3.Error, JournalDamaged) as exc:
+            log.debug("journal %s: checkpoint: %s", self.path, exc)
