@@ -9,16 +9,19 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import amqp
 import psutil
 import pytest
 import trustme
+from amqp.exceptions import MessageNacked
 
 from tests.support import children
 from tests.support.bus import Bus, connect
+from tests.support.confirms import Confirms
 from tests.support.connector import ROOT, render_settings
 from tests.support.proxy import TcpProxy
 from tests.support.rabbit import RabbitError, RabbitNode, find_programs
@@ -58,6 +61,17 @@ def test_node_keeps_durable_messages_over_an_orderly_stop_and_over_a_kill(spare_
     assert spare_node.port == port
     with connect(spare_node) as bus:
         assert [message.body for message in bus.drain("kept", 1)] == [b"one"]
+
+
+def test_killed_node_keeps_what_was_declared_a_moment_before(spare_node: RabbitNode) -> None:
+    with connect(spare_node) as bus:
+        # The process that writes decisions is late, as it is now and then on a busy machine.
+        spare_node.eval("sys:suspend(mnesia_recover), spawn(fun() -> timer:sleep(500), sys:resume(mnesia_recover) end)")
+        bus.declare_queue("kept")
+    spare_node.kill()
+    spare_node.start()
+    with connect(spare_node) as bus:
+        assert bus.queue_depth("kept") == 0
 
 
 def test_paused_node_takes_connections_and_answers_nothing_until_resumed(spare_node: RabbitNode) -> None:
@@ -215,6 +229,57 @@ def test_draining_too_few_messages_says_how_many_came(bus: Bus) -> None:
     bus.publish("", "q", b"only one")
     with pytest.raises(AssertionError, match=r"q: 1 of 2 messages in 0\.2 s, the last b'only one'"):
         bus.drain("q", 2, timeout_s=0.2)
+
+
+class ScriptedChannel:
+    """A channel whose broker answers what a test says."""
+
+    def __init__(self) -> None:
+        self.events: defaultdict[str, set[Callable[[int, bool], object]]] = defaultdict(set)
+        self.in_confirm_mode = False
+
+    def confirm_select(self) -> None:
+        self.in_confirm_mode = True
+
+    def answer(self, event: str, tag: int, multiple: bool = False) -> None:
+        for callback in self.events[f"basic_{event}"]:
+            callback(tag, multiple)
+
+
+def test_confirms_belong_to_their_own_publish() -> None:
+    channel = ScriptedChannel()
+    confirms = Confirms(channel)
+    assert channel.in_confirm_mode
+    left = []
+    for _ in range(5):
+        confirms.note_publish()
+    for tag, multiple in ((2, False), (1, False), (4, True), (5, False)):
+        channel.answer("ack", tag, multiple)
+        left.append(confirms.unanswered)
+    assert left == [4, 3, 1, 0]
+    confirms.check()
+
+
+def test_refused_publishes_are_named_once() -> None:
+    channel = ScriptedChannel()
+    confirms = Confirms(channel)
+    for _ in range(3):
+        confirms.note_publish()
+    channel.answer("ack", 1)
+    channel.answer("nack", 3, multiple=True)
+    with pytest.raises(MessageNacked, match=r"publishes \[2, 3\]"):
+        confirms.check()
+    assert confirms.unanswered == 0
+    confirms.check()
+
+
+def test_publishing_with_confirm_tells_the_answer_to_that_very_message(bus: Bus) -> None:
+    bus.declare_queue("roomy")
+    bus.declare_queue("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    bus.publish("", "full", b"takes the room")
+    bus.publish("", "roomy", b"answered before the next", confirm=False)
+    with pytest.raises(MessageNacked, match=r"publishes \[3\]"):
+        bus.publish("", "full", b"refused")
 
 
 def test_client_works_under_gevents_patches(rabbit: RabbitNode, vhost: str) -> None:

@@ -32,7 +32,7 @@ def consuming(rabbit: RabbitNode, vhost: str, tmp_path: Path) -> Iterator[Callab
             settings = {"hosts": node.address, "vhost": vhost, "queue": QUEUE, **bus}
             process = ConnectorProcess(tmp_path, bus=settings, name=f"tests.scenarios.consume:{build}")
             stack.callback(process.close)
-            return Consuming(process)
+            return Consuming(process, node, vhost)
 
         yield make
 
@@ -269,7 +269,7 @@ def test_under_an_alarm_dead_letters_wait_and_nothing_is_lost(
         fill(bus, [{"n": 0}, b"bad", {"n": 1}])
         spare_node.memory_alarm(True)
         consumer = consuming(node=spare_node, vhost="/").start()
-        consumer.process.wait_log("takes no messages")
+        consumer.wait_log("takes no messages")
         consumer.wait_done([0])
         assert_idle(consumer)
         assert consumer.done() == [0]

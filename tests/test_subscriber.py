@@ -28,7 +28,7 @@ def consuming(rabbit: RabbitNode, vhost: str, tmp_path: Path) -> Iterator[Callab
             settings = {"hosts": node.address, "vhost": vhost, "queue": QUEUE, **bus}
             process = ConnectorProcess(tmp_path, bus=settings, name="tests.scenarios.consume:build")
             stack.callback(process.close)
-            return Consuming(process)
+            return Consuming(process, node, vhost)
 
         yield make
 
@@ -76,7 +76,7 @@ def test_a_queue_with_other_arguments_is_used_as_it_is_and_the_difference_named(
     fill(bus, 0, 10)
     consumer = consuming(queue_messages_ttl=60).start()
     consumer.wait_done(list(range(10)))
-    consumer.process.wait_log("used as it is")
+    consumer.wait_log("used as it is")
     assert "x-message-ttl" in consumer.process.log_text()
     assert "60000" in consumer.process.log_text()
     consumer.wait(lambda: "x-message-ttl" in str(consumer.stats().get("problems")), "the problem is reported")
@@ -89,11 +89,11 @@ def test_an_exchange_that_is_missing_is_bound_once_it_is_there(bus: Bus, consumi
     consumer = consuming(subscriptions="missing, there").start()
     bus.publish("", QUEUE, {"n": 0})
     consumer.wait_done([0])
-    consumer.process.wait_log("no exchange 'missing'")
+    consumer.wait_log("no exchange 'missing'")
     bus.publish("there", "", {"n": 1})
     consumer.wait_done([0, 1])
     bus.declare_exchange("missing")
-    consumer.process.wait_log("bound to all its subscriptions", 30)
+    consumer.wait_log("bound to all its subscriptions", 30)
     bus.publish("missing", "", {"n": 2})
     consumer.wait_done([0, 1, 2])
     consumer.wait(lambda: consumer.stats()["problems"] == [], "no problem left")
@@ -120,7 +120,7 @@ def test_a_queue_that_somebody_else_holds_is_consumed_when_it_is_free(
     bus.declare_queue(QUEUE)
     tag = bus.channel.basic_consume(QUEUE, exclusive=True)
     consumer = consuming().start(subscribed=False)
-    consumer.process.wait_log("in exclusive use")
+    consumer.wait_log("in exclusive use")
     consumer.wait(lambda: consumer.process.log_text().count("subscribing again in") >= 2, "a second try")
     assert consumer.process.log_text().count("in exclusive use") == 1
     bus.channel.basic_cancel(tag)
@@ -179,7 +179,7 @@ def test_a_broker_that_restarts_loses_nothing_and_repeats_what_was_not_acknowled
     consumer = consuming(node=spare_node, vhost="/", heartbeat=2).start()
     consumer.wait_done(list(range(1000)))
     getattr(spare_node, fault)()
-    consumer.process.wait_log("bus lost")
+    consumer.wait_log("bus lost")
     consumer.touch("open")
     spare_node.start()
     assert_nothing_lost(consumer, 2000)
@@ -198,7 +198,7 @@ def test_a_dead_letter_survives_a_lost_connection_and_comes_once(
         fill(bus, 0, 1)
         spare_node.memory_alarm(True)
         consumer = consuming(node=spare_node, vhost="/").start()
-        consumer.process.wait_log("takes no messages")
+        consumer.wait_log("takes no messages")
     spare_node.close_all_connections()
     consumer.wait_subscriptions(2)
     spare_node.memory_alarm(False)

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 import amqp
 
+from tests.support.confirms import Confirms
+
 #: Deliveries at a time, acknowledged in one.
 _PREFETCH = 2000
+_CONFIRM_TIMEOUT_S = 30.0
 #: py-amqp's default of one second closes the connection to a paused or blocked broker, which tests want to outlast.
 _SOCKET_SETTINGS = {socket.TCP_USER_TIMEOUT: 120_000}
 
@@ -49,6 +52,7 @@ class Bus:
     def __init__(self, connection: amqp.Connection) -> None:
         self.connection = connection
         self.channel = connection.channel()
+        self._confirms: Confirms | None = None
 
     def __enter__(self) -> Bus:
         return self
@@ -98,14 +102,24 @@ class Bus:
     def publish(
         self, exchange: str, key: str, body: bytes | str | dict[str, Any], *, confirm: bool = True, **properties: Any
     ) -> None:
-        """Publish one message; a dict becomes JSON. With `confirm`, return once the broker has it in its queues."""
+        """Publish one message; a dict becomes JSON.
+
+        With `confirm`, return once the broker has it, and all that was published before it on this channel, in its
+        queues: persistent messages are on its disk then. Raises `MessageNacked` when it refused one of them, and
+        `AssertionError` when it did not answer.
+        """
         if isinstance(body, dict):
             body = json.dumps(body)
         if isinstance(body, str):
             body = body.encode()
-        message = amqp.Message(body, **properties)
-        send = self.channel.basic_publish_confirm if confirm else self.channel.basic_publish
-        send(message, exchange=exchange, routing_key=key, **({"confirm_timeout": 30} if confirm else {}))
+        if self._confirms is None or self._confirms.channel is not self.channel:
+            self._confirms = Confirms(self.channel)
+        confirms = self._confirms
+        confirms.note_publish()
+        self.channel.basic_publish(amqp.Message(body, **properties), exchange=exchange, routing_key=key)
+        if confirm:
+            self.wait_events(lambda: not confirms.unanswered, _CONFIRM_TIMEOUT_S, "all publishes are confirmed")
+            confirms.check()
 
     def queue_depth(self, queue: str) -> int:
         """Return the number of messages that are ready in a queue; those delivered but unacknowledged don't count.

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from tests.support.connector import ConnectorProcess
+from tests.support.rabbit import RabbitError, RabbitNode
 from tests.support.wait import wait_until
 
 QUEUE = "work"
@@ -13,10 +14,12 @@ DEAD = "work.dead"
 
 
 class Consuming:
-    """Wraps a `ConnectorProcess`."""
+    """Wraps a `ConnectorProcess` and knows the node that it consumes from, for telling who stands still."""
 
-    def __init__(self, process: ConnectorProcess) -> None:
+    def __init__(self, process: ConnectorProcess, node: RabbitNode, vhost: str) -> None:
         self.process = process
+        self._node = node
+        self._vhost = vhost
         self.directory = process.directory
 
     def start(self, subscribed: bool = True) -> Consuming:
@@ -55,7 +58,19 @@ class Consuming:
         try:
             wait_until(condition, timeout_s, what)
         except AssertionError as exc:
-            raise AssertionError(f"{exc}\ndone: {self.done()[-20:]}\n{self.process.log_text()[-6000:]}") from None
+            raise AssertionError(f"{exc}\n{self._describe()}") from None
+
+    def wait_log(self, text: str, timeout_s: float = 15.0) -> None:
+        """Wait until its log holds `text`."""
+        self.wait(lambda: text in self.process.log_text(), f"{text!r} in its log", timeout_s)
+
+    def _describe(self) -> str:
+        """Return both sides' view: what the broker has in its queues first, for a consumer to which nothing comes."""
+        try:
+            queues = self._node.queues(self._vhost)
+        except RabbitError as exc:
+            queues = f"the broker can't be asked: {exc}"
+        return f"{queues}\nfigures: {self.stats()}\ndone: {self.done()[-20:]}\n{self.process.log_text()[-6000:]}"
 
     def wait_done(self, numbers: list[int], timeout_s: float = 40.0) -> None:
         """Wait until exactly these are done, in this order."""
