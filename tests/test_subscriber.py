@@ -8,6 +8,7 @@ from pathlib import Path
 from struct import pack
 from typing import Any
 
+import gevent
 import pytest
 from amqp import spec
 from amqp.serialization import dumps
@@ -17,6 +18,7 @@ from tests.support.connector import ConnectorProcess
 from tests.support.consuming import DEAD, QUEUE, Consuming
 from tests.support.rabbit import RabbitNode
 from vigiloconn.consuming.channel import Consumer, settle_frame
+from vigiloconn.consuming.subscriber import QueueSubscriber
 
 
 @pytest.fixture
@@ -211,12 +213,24 @@ def test_a_dead_letter_survives_a_lost_connection_and_comes_once(
 
 
 class FakeChannel:
+    """Has all that is asked of it done at once."""
+
     channel_id = 3
     on_closed: Any = None
+
+    def __init__(self) -> None:
+        self.cancel_callbacks: dict[str, Any] = {}
+
+    def ask(self, *_: Any, **__: Any) -> None:
+        pass
+
+    queue_declare = basic_qos = basic_consume = ask
 
 
 class FakeConnection:
     """Notes what is written."""
+
+    lost = None
 
     def __init__(self) -> None:
         self.deliveries: dict[int, Any] = {}
@@ -228,6 +242,9 @@ class FakeConnection:
     def write(self, buffer: bytes, channel: FakeChannel) -> bool:
         self.written.append(buffer)
         return True
+
+    def forget_channel(self, channel: FakeChannel) -> None:
+        pass
 
 
 def deliver(connection: FakeConnection, tag: int, body: bytes) -> None:
@@ -280,3 +297,48 @@ def test_bodies_are_put_together_from_any_number_of_frames() -> None:
     assert [delivery.body for delivery in consumer.ready] == bodies
     assert [(d.tag, d.exchange, d.routing_key) for d in consumer.ready] == [(n, "e", "k") for n in range(1, 6)]
     assert consumer.outstanding == 0
+
+
+@pytest.fixture
+def subscribed() -> Iterator[tuple[FakeConnection, QueueSubscriber]]:
+    """A subscriber that runs and consumes."""
+    connection, subscriber = FakeConnection(), QueueSubscriber(QUEUE)
+    subscriber.connection_initialized(connection)  # type: ignore[arg-type]
+    subscriber.resume_producing()
+    running = gevent.spawn(subscriber.run)
+    with gevent.Timeout(10):
+        while not connection.deliveries:
+            gevent.sleep(0)
+    yield connection, subscriber
+    subscriber.stop()
+    running.join(5)
+
+
+def test_a_drain_ends_once_what_was_handed_out_is_finished_and_told(
+    subscribed: tuple[FakeConnection, QueueSubscriber]
+) -> None:
+    connection, subscriber = subscribed
+    for tag in range(1, 5):
+        deliver(connection, tag, b"")
+    one, two, three = subscriber.get(3)
+    draining = gevent.spawn(subscriber.drain, 60)
+    subscriber.accept(one)
+    subscriber.finish([three])
+    draining.join(0.2)
+    assert not draining.dead
+    subscriber.accept(two)
+    draining.join(10)
+    assert draining.dead
+    assert connection.written[-1] == settle_frame(3, 80, 3, True)
+
+
+def test_a_drain_ends_when_the_connection_does(subscribed: tuple[FakeConnection, QueueSubscriber]) -> None:
+    connection, subscriber = subscribed
+    deliver(connection, 1, b"")
+    assert len(subscriber.get(1)) == 1
+    draining = gevent.spawn(subscriber.drain, 60)
+    draining.join(0.05)
+    subscriber.connection_lost()
+    draining.join(10)
+    assert draining.dead
+    assert connection.written == []

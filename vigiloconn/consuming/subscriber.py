@@ -67,6 +67,8 @@ class QueueSubscriber:
         self._stopping = False
         self._wake = Event()
         self._arrived = Event()
+        self._settled = Event()
+        """The broker was told of something, or has it back: what `drain` waits for."""
         self._flush_at_s: float | None = None
         self._began_at_s = self._retry_at_s = self._bind_at_s = 0.0
         self._retries = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
@@ -155,9 +157,12 @@ class QueueSubscriber:
             return
         consumer.discard()
         deadline_s = time.monotonic() + timeout_s
-        settled = Event()
-        while consumer is self._consumer and consumer.outstanding and time.monotonic() < deadline_s:
-            settled.wait(_ACK_LINGER_S)
+        while consumer is self._consumer and consumer.outstanding:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                break
+            self._settled.clear()
+            self._settled.wait(left_s)
         self._flush(consumer)
 
     def stats(self) -> dict[str, float]:
@@ -202,6 +207,7 @@ class QueueSubscriber:
             self._past[1] += consumer.redelivered
             self._left.append(consumer)
             self._on_left()
+        self._settled.set()
         self._arrived.set()
         self._wake.set()
 
@@ -290,6 +296,8 @@ class QueueSubscriber:
         except BusDown as exc:
             # What is not acknowledged comes again; the client hears of the loss by itself.
             log.debug("queue %r: acknowledgement not sent: %s", self.queue, exc)
+        # Whatever is finished is told a moment later, so nothing has to be set for each message.
+        self._settled.set()
 
     def _subscribe(self, connection: Connection) -> None:
         self._declare(connection)
