@@ -7,10 +7,13 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from struct import pack
+from types import SimpleNamespace
 from typing import Any
 
 import amqp
+import gevent
 import pytest
+from amqp.serialization import dumps
 
 from tests.support.bus import Bus, Message, connect
 from tests.support.connector import ConnectorProcess
@@ -18,9 +21,11 @@ from tests.support.consuming import DEAD, QUEUE, Consuming
 from tests.support.rabbit import RabbitNode
 from vigiloconn.bus.contents import Delivery
 from vigiloconn.consuming.deadletter import dead_letter_options
+from vigiloconn.consuming.subscriber import QueueSubscriber
 from vigiloconn.errors import SettingsError
 from vigiloconn.handlers.message import MessageHandler, messagehandler_factory
 from vigiloconn.options import parse_settings
+from vigiloconn.supervisor import Supervisor
 
 
 @pytest.fixture
@@ -317,6 +322,59 @@ def test_items_of_a_list_that_are_done_are_not_done_again_after_a_pause(
     assert consumer.done() == [0, 1, 2]
     consumer.remove("closed")
     consumer.wait_done([0, 1, 2, 3, 4, 5])
+
+
+# --- without a broker ---------------------------------------------------------------------------------------------
+
+
+class MortalSubscriber(QueueSubscriber):
+    """Hands out one message in its first life, and dies of a bug as soon as that is in work."""
+
+    lives = 0
+
+    def run(self) -> None:
+        self.lives += 1
+        if self.lives == 1:
+            raise LookupError("a bug")
+        super().run()
+
+    def get(self, max_messages: int, timeout_s: float | None = None) -> list[Delivery]:
+        if self.lives == 0:
+            return [Delivery(b"\x00\x3c\x00\x3c" + dumps("sLbss", ("t", 1, False, "", QUEUE)), b"", b"{}", None)]
+        return super().get(max_messages, timeout_s)
+
+
+class Swallowing(MessageHandler):
+    """Catches what is thrown into its work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.subscribe(QUEUE)
+        self._subscriber = self.source = MortalSubscriber(QUEUE)
+        self.swallowed: list[LookupError] = []
+
+    def process_message(self, message: dict[str, Any]) -> None:
+        try:
+            gevent.sleep(10)
+        except LookupError as exc:
+            self.swallowed.append(exc)
+
+
+def test_a_subscriber_that_crashes_lives_again_though_an_authors_code_swallowed_the_crash() -> None:
+    handler = Swallowing()
+    handler.client = SimpleNamespace(note_success=lambda: None)  # type: ignore[assignment]
+    supervisor = Supervisor(stop_timeout_s=1)
+    supervisor.add(handler)
+    running = gevent.spawn(supervisor.run)
+    try:
+        with gevent.Timeout(10):
+            while handler.source.lives < 2:
+                gevent.sleep(0.01)
+    finally:
+        supervisor.stop()
+        running.join(5)
+    assert [str(exc) for exc in handler.swallowed] == ["a bug"]
+    assert supervisor.crashes == 1
 
 
 # --- settings ------------------------------------------------------------------------------------------------------

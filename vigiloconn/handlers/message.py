@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,7 +70,7 @@ class MessageHandler(Handler):
         self._max_redeliveries = 5
         self._stopping = False
         self._nudge = Event()
-        self._pump: gevent.Greenlet[..., Any] | None = None
+        self._helpers: list[gevent.Greenlet[..., Any]] = []
         self._interrupted: OrderedDict[Identity, Work] = OrderedDict()
         self._not_now: str | None = None
         self._log_dead = RateLimitedLog(log)
@@ -171,8 +171,10 @@ class MessageHandler(Handler):
 
     def run(self) -> None:
         source = self._source
-        self._pump = self.supervisor.spawn(source.run, name=f"{self.name}: subscriber", owner=self)
+        self._helpers = [helper for helper in self._helpers if not helper.dead]
+        pump = self._begin_helper(source.run, "subscriber")
         while not self._stopping:
+            self._check_helpers()
             deliveries = source.get(BATCH_MESSAGES)
             if deliveries:
                 self.client.note_success()
@@ -182,7 +184,20 @@ class MessageHandler(Handler):
                 else:
                     self._work_one_by_one(deliveries)
         source.stop()
-        self._pump.join(timeout=min(_CLOSE_S, self.supervisor.remaining_s()))
+        pump.join(timeout=min(_CLOSE_S, self.supervisor.remaining_s()))
+
+    def _begin_helper(self, function: Callable[[], None], name: str) -> gevent.Greenlet[..., Any]:
+        """Run `function` on a greenlet that lives and fails with this life."""
+        helper = self.supervisor.spawn(function, name=f"{self.name}: {name}", owner=self)
+        self._helpers.append(helper)
+        return helper
+
+    def _check_helpers(self) -> None:
+        """Raise if a helper has failed. The supervisor throws its failure in here, but maybe into an author's code,
+        which may catch it or be blamed for it; and without its helpers this would wait for ever."""
+        for helper in self._helpers:
+            if helper.exception is not None and not self._stopping:
+                raise RuntimeError(f"{helper.name} failed") from helper.exception
 
     # -- the work -----------------------------------------------------------------------------------------------
 
@@ -297,9 +312,7 @@ class MessageHandler(Handler):
                 work.done += 1
                 work.tries_of_item = 0
                 continue
-            if self._pump is not None and self._pump.dead and not self._stopping:
-                # What the subscriber's greenlet died of arrives here, and is no fault of the message.
-                raise error
+            self._check_helpers()
             if isinstance(error, PipeClosed):
                 self._pause_for(error)
                 return False

@@ -104,7 +104,7 @@ class NagiosCommandHandler(MessageHandler):
         self._not_now = "Nagios was not looked for yet"
 
     def run(self) -> None:
-        self.supervisor.spawn(self._look_after_nagios, name=f"{self.name}: pipe", owner=self)
+        self._begin_helper(self._look_after_nagios, "pipe")
         super().run()
 
     def stop_service(self) -> None:
