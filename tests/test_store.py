@@ -119,6 +119,24 @@ def test_held_messages_leave_per_exchange_and_a_parked_one_leaves_the_held_table
     assert_totals_are_exact(journal)
 
 
+def test_a_discard_takes_the_rows_that_it_names_and_no_other(journal: DbRetry) -> None:
+    records = append(journal, 10)
+    journal.apply(Transaction(holds=[("a" if r.id < 8 else "b", r) for r in records[5:]]))
+    journal.apply(Transaction(discards=[(2, 3), (5, 5), (8, 8)], held_discards=[(6, 6), (7, 8), (1, 4)]))
+    assert (ids(journal), held_ids(journal, "a"), held_ids(journal, "b")) == ([1, 4], [], [9, 10])
+    assert_totals_are_exact(journal)
+
+
+def test_times_stay_for_as_long_as_a_row_needs_them(journal: DbRetry) -> None:
+    a, b, c = (append(journal, 2, accepted_at=at)[0].id for at in (1000.0, 2000.0, 3000.0))
+    journal.apply(Transaction(discards=[(b, c + 1)]))
+    assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0, 1000.0]
+    journal.apply(Transaction(discards=[(a, a + 1)]))
+    reader = sqlite3.connect(journal.path)
+    assert reader.execute("SELECT first_id FROM vigiloconn_accepted").fetchall() == [(c,)]
+    reader.close()
+
+
 def test_a_hold_or_park_that_comes_again_is_not_counted_twice(journal: DbRetry) -> None:
     records = append(journal, 3)
     changes = Transaction(holds=[("a", records[0])], parks=[("a", records[1], "why")], discard_upto=0)

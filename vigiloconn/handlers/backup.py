@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from gevent.event import Event
 
 from vigiloconn.errors import JournalDamaged, JournalFull
 from vigiloconn.interfaces import Batch, Level, Problem, Record
 from vigiloconn.journal.intake import Intake
+from vigiloconn.journal.runs import FinishedIds
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, HeldRequest, JournalReply, JournalThread, readable
 from vigiloconn.kit.ratelog import RateLimitedLog
@@ -70,6 +71,8 @@ class BackupProvider(Handler):
         self._parks: list[tuple[str, Record, str]] = []
         self._discard_upto = 0
         self._held_discard_upto: dict[str, int] = {}
+        self._discards = FinishedIds()
+        self._held_discards = FinishedIds()
         self._discard_due: float | None = None
         self._page_wanted = False
         self._held_wanted: dict[str, HeldRequest] = {}
@@ -185,6 +188,23 @@ class BackupProvider(Handler):
             self._page_wanted = True
             self._wake.set()
         return taken
+
+    def age_s(self, record: Record) -> float:
+        """Return the seconds since a message was accepted."""
+        return max(0.0, time.time() - record.accepted_at)
+
+    def discard(self, ids: Iterable[int]) -> None:
+        """These messages of the main table are finished, in any order."""
+        ids = list(ids)
+        self._discards.add(ids)
+        for id in ids:
+            self._uncommitted.pop(id, None)
+        self._discard_soon()
+
+    def discard_held(self, ids: Iterable[int]) -> None:
+        """These held messages are finished, in any order."""
+        self._held_discards.add(ids)
+        self._discard_soon()
 
     def discard_upto(self, id: int) -> None:
         """Every message of the main table up to `id` is finished."""
@@ -314,6 +334,8 @@ class BackupProvider(Handler):
             appends=appends,
             holds=list(self._holds),
             parks=list(self._parks),
+            discards=self._discards.runs(),
+            held_discards=self._held_discards.runs(),
             discard_upto=self._discard_upto,
             held_discard_upto=dict(self._held_discard_upto),
         )
@@ -327,7 +349,9 @@ class BackupProvider(Handler):
         for exchange, upto in changes.held_discard_upto.items():
             if self._held_discard_upto.get(exchange) == upto:
                 del self._held_discard_upto[exchange]
-        is_done = not self._discard_upto and not self._held_discard_upto
+        self._discards.forget(changes.discards)
+        self._held_discards.forget(changes.held_discards)
+        is_done = not (self._discard_upto or self._held_discard_upto or self._discards or self._held_discards)
         self._discard_due = None if is_done else time.monotonic() + _DISCARD_LINGER_S
 
     def _settle_group(self, group: list[Batch], records: list[Record], keep: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from peewee import FloatField, IntegerField, Model, SqliteDatabase, TextField
 
 from vigiloconn.interfaces import Record
+from vigiloconn.journal.runs import Run
 from vigiloconn.journal.transaction import ParkedRecord, StoredRecord
 
 PREFIX = "vigiloconn_"
@@ -295,6 +296,28 @@ class JournalRows:
             counts.parked_rows -= excess
             counts.parked_dropped += excess
 
+    def discard_runs(self, counts: Counts, runs: Sequence[Run]) -> None:
+        """Delete the rows of the main table that these runs name."""
+        for where, values in _conditions(runs):
+            self._delete(counts, self.main, where, values)
+
+    def discard_held_runs(self, counts: Counts, runs: Sequence[Run]) -> None:
+        """Delete the rows of the held table that these runs name."""
+        for where, values in _conditions(runs):
+            sql = f"SELECT exchange, count(*) FROM {_HELD} WHERE {where} GROUP BY exchange"
+            for exchange, rows in self.connection.execute(sql, values).fetchall():
+                counts.add_held(exchange, -rows)
+            self._delete(counts, _HELD, where, values)
+
+    def forget_unused_times(self, next_id: int) -> None:
+        """Forget the acceptance times that no row of the main table needs any more."""
+        # The range that the oldest row, or else the next one, falls into stays, and with it the newest one.
+        self.connection.execute(
+            f"DELETE FROM {_ACCEPTED} WHERE first_id < "
+            f"(SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?)",
+            (self.bounds()[0] or next_id,),
+        )
+
     def discard(self, counts: Counts, upto: int) -> None:
         """Delete the messages of the main table up to this id."""
         self._delete(counts, self.main, "id <= ?", (upto,))
@@ -313,7 +336,7 @@ class JournalRows:
     def _delete_ids(self, counts: Counts, table: str, ids: Sequence[int]) -> None:
         self._delete(counts, table, f"id IN ({_marks(ids)})", tuple(ids))
 
-    def _delete(self, counts: Counts, table: str, where: str, values: tuple[int | str, ...]) -> int:
+    def _delete(self, counts: Counts, table: str, where: str, values: Sequence[int | str]) -> int:
         """Delete rows, count them off and return their number."""
         rows, size_bytes = _measure(self.connection, table, where, values)
         if rows:
@@ -341,7 +364,7 @@ class JournalRows:
 
 
 def _measure(
-    connection: sqlite3.Connection, table: str, where: str, values: tuple[int | str, ...] = ()
+    connection: sqlite3.Connection, table: str, where: str, values: Sequence[int | str] = ()
 ) -> tuple[int, int]:
     """Return number and bytes of the rows that match."""
     sql = f"SELECT count(*), coalesce(sum(length(CAST(msg AS BLOB))), 0) FROM {table} WHERE {where}"
@@ -367,6 +390,15 @@ def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut `items` into what one statement can name."""
     for start in range(0, len(items), _CHUNK_ROWS):
         yield items[start : start + _CHUNK_ROWS]
+
+
+def _conditions(runs: Sequence[Run]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Return conditions, with their values, that name the ids of `runs` and no other."""
+    for first, last in runs:
+        if last > first:
+            yield "id BETWEEN ? AND ?", (first, last)
+    for chunk in _portions([first for first, last in runs if first == last]):
+        yield f"id IN ({_marks(chunk)})", tuple(chunk)
 
 
 def _marks(values: Iterable[object]) -> str:

@@ -351,6 +351,10 @@ class DbRetry:
                 rows.append(counts, changes.appends, may_grow=self._reserve.spares(room_bytes))
             rows.hold(counts, changes.holds)
             rows.park(counts, changes.parks, self._clock(), self._parked_max)
+            rows.discard_runs(counts, changes.discards)
+            rows.discard_held_runs(counts, changes.held_discards)
+            if changes.discards:
+                rows.forget_unused_times(used_id + 1)
             if changes.discard_upto > 0:
                 rows.discard(counts, changes.discard_upto)
             for exchange, upto in changes.held_discard_upto.items():

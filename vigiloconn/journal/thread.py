@@ -104,7 +104,10 @@ class JournalThread:
 
 def _has_more(changes: Transaction) -> bool:
     """Answer whether there is something in it besides appends."""
-    return bool(changes.holds or changes.parks or changes.discard_upto or changes.held_discard_upto)
+    return bool(
+        changes.holds or changes.parks or changes.discards or changes.held_discards
+        or changes.discard_upto or changes.held_discard_upto
+    )  # fmt: skip
 
 
 def readable(stored: Sequence[StoredRecord]) -> list[Record]:

@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from vigiloconn.interfaces import Record
+from vigiloconn.journal.runs import Run
 
 T = TypeVar("T")
 
@@ -24,6 +25,10 @@ class Transaction:
     """(exchange, record): to the held table, and away from the main table."""
     parks: Sequence[tuple[str, Record, str]] = ()
     """(exchange, record, reason): to the parked table, and away from the main and the held table."""
+    discards: Sequence[Run] = ()
+    """Runs of ids whose rows in the main table are finished."""
+    held_discards: Sequence[Run] = ()
+    """The same in the held table."""
     discard_upto: int = 0
     """Every row of the main table with this id or a lower one is finished; 0: none."""
     held_discard_upto: dict[str, int] = field(default_factory=dict)
@@ -37,6 +42,8 @@ class Transaction:
         """
         kinds = [Transaction(holds=self.holds)] if self.holds else []
         kinds += [Transaction(parks=self.parks)] if self.parks else []
+        kinds += [Transaction(discards=self.discards)] if self.discards else []
+        kinds += [Transaction(held_discards=self.held_discards)] if self.held_discards else []
         kinds += [Transaction(discard_upto=self.discard_upto)] if self.discard_upto else []
         kinds += [Transaction(held_discard_upto={exchange: upto}) for exchange, upto in self.held_discard_upto.items()]
         if len(kinds) != 1:
@@ -45,6 +52,10 @@ class Transaction:
             return [Transaction(holds=half) for half in _halves(self.holds)]
         if self.parks:
             return [Transaction(parks=half) for half in _halves(self.parks)]
+        if self.discards:
+            return [Transaction(discards=half) for half in _halves_of_runs(self.discards)]
+        if self.held_discards:
+            return [Transaction(held_discards=half) for half in _halves_of_runs(self.held_discards)]
         if self.discard_upto:
             middle = middle_id(self.discard_upto, None)
             return [Transaction(discard_upto=end) for end in (middle, self.discard_upto) if middle]
@@ -85,6 +96,14 @@ class ParkedRecord(NamedTuple):
     body: bytes
     parked_at: float
     """UNIX seconds."""
+
+
+def _halves_of_runs(runs: Sequence[Run]) -> list[Sequence[Run]]:
+    if len(runs) > 1:
+        return _halves(runs)
+    [(first, last)] = runs
+    middle = (first + last) // 2
+    return [[(first, middle)], [(middle + 1, last)]] if first < last else []
 
 
 def _halves(items: Sequence[T]) -> list[Sequence[T]]:
