@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_run_names_no_id_that_was_not_finished() -> None:
             finished.add(some)
             runs = finished.runs()
             assert named(runs) == sorted(ids)
-            assert all(earlier[1] + 1 < later[0] for earlier, later in zip(runs, runs[1:], strict=False))
+            assert all(earlier[1] + 1 < later[0] for earlier, later in itertools.pairwise(runs))
 
 
 def test_what_was_added_while_a_transaction_was_under_way_stays() -> None:
