@@ -17,8 +17,9 @@ from vigiloconn.supervisor import Handler, Supervisor
 def build(settings: Settings, supervisor: Supervisor) -> None:
     """Make the parts, connect them, and give them to the supervisor.
 
-    They start from the journal outwards and stop the other way round: what was read from the socket is
-    committed before anything behind it ends, and the client closes the connection last but the journal.
+    They start from the journal outwards: journal, client, publisher, what feeds them. They stop the other way round:
+    what was read from the socket is still committed and sent, the publisher waits a moment for confirms, the client
+    says goodbye, and the journal discards what was confirmed and closes.
     """
     provider = backupprovider_factory(settings)
     publisher = buspublisher_factory(settings, provider)
@@ -32,12 +33,12 @@ def build(settings: Settings, supervisor: Supervisor) -> None:
     # The first that has a figure gives it its bare name: `received` is from the bus, where there is a way back.
     status = statuspublisher_factory(settings, provider, [publisher, provider, client, *commands[::-1], *listener])
     client.add_handler(status)
-    for handler in (client, publisher, provider, *listener, *commands, status):
+    for handler in (provider, client, publisher, *listener, *commands, status):
         supervisor.add(handler)
 
 
 def _build_commands(settings: Settings, publisher: VigiloClient) -> list[Handler]:
-    """Make the parts of the way back. They stop first: dead letters go through `publisher`.
+    """Make the parts of the way back. They stop before `publisher`: dead letters go through `publisher`.
 
     A client of its own: a broker under an alarm stops reading from a connection that publishes.
     """

@@ -1,8 +1,9 @@
-"""The groups of parts that most connectors of one's own are made of, each in one call.
+"""The groups of parts that most custom connectors are made of, each in one call.
 
 They are what a `build(settings, supervisor)` does by hand otherwise; every part stays an ordinary one. Call
 `add_publisher` or `add_journal` first, then what uses them, `add_status` last: the order of the calls is that of
-the start, and the stop goes the other way round.
+the start, and the stop goes the other way round. What a producer has put when its `run()` ends is still accepted
+and, while the bus is there, sent.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def add_journal(settings: Settings, supervisor: Supervisor) -> BackupProvider:
     client = vigiloclient_factory(settings)
     client.add_handler(provider)
     client.add_handler(publisher)
-    for part in (client, publisher, provider):
+    for part in (provider, client, publisher):
         supervisor.add(part)
     return provider
 

@@ -206,6 +206,11 @@ class BackupProvider(Handler):
         self._held_discards.add(ids)
         self._discard_soon()
 
+    def has_fresh(self) -> bool:
+        """Answer whether messages are on their way to `take`, or wait for it, that need not be read back first."""
+        is_coming = bool(self._memory or self._group) or not self._intake.is_empty()
+        return is_coming and not self.full and self._read_upto == self._last_id
+
     def discard_upto(self, id: int) -> None:
         """Every message of the main table up to `id` is finished."""
         self._discard_upto = id

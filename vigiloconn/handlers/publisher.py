@@ -59,37 +59,39 @@ class BusPublisher(Handler):
         self._wake = Event()
         self._idle = Event()
         self._is_draining = False
-        self._stopping = False
-        self._has_lived = False
+        self.is_stopping = False
+        """True once the stop was asked for: nothing has a reason to wait for company any more."""
         self._moved_at = time.monotonic()
 
     # -- life --------------------------------------------------------------------------------------------
 
     def start_service(self) -> None:
         self.journal.on_available = self._wake.set
-
-    def _take_over_held(self) -> None:
         for exchange, count in self.journal.held_exchanges().items():
             log.warning("exchange %s: %d messages are held from before", exchange, count)
             self._outlets[exchange] = Outlet(exchange, self, count)
 
     def run(self) -> None:
-        if self._has_lived:
-            self._recover()
-        else:
-            # Not in `start_service`: the journal is opened after it.
-            self._take_over_held()
-        self._has_lived = True
-        while not self._stopping:
+        self._recover()
+        while not self.is_stopping:
             self._wake.wait(self._seconds_to_deadline())
             self._wake.clear()
             self._pump()
-        self._is_draining = True
-        self._wait_idle(min(_STOP_CONFIRM_S, self.supervisor.remaining_s() / 2))
+        self._send_last()
 
     def stop_service(self) -> None:
-        self._stopping = True
+        self.is_stopping = True
         self._wake.set()
+
+    def _send_last(self) -> None:
+        """Send what the sources put until they ended, then wait a moment for confirms."""
+        until_s = time.monotonic() + min(_STOP_CONFIRM_S, self.supervisor.remaining_s() / 2)
+        while self._may_send() and self.journal.has_fresh() and (left_s := until_s - time.monotonic()) > 0:
+            self._wake.wait(left_s)
+            self._wake.clear()
+            self._pump()
+        self._is_draining = True
+        self._wait_idle(max(0.0, until_s - time.monotonic()))
 
     def connection_initialized(self) -> None:
         self._connection = self.client.connection
@@ -171,6 +173,8 @@ class BusPublisher(Handler):
 
     def _recover(self) -> None:
         """Begin anew after a crash: what it left between a queue and the wire is in no queue any more."""
+        if not self.main_watermark and all(outlet.is_at_rest for outlet in self._outlets.values()):
+            return
         if self._connection is not None:
             self._connection.abort("the publisher was restarted")
             self.connection_lost()
@@ -185,18 +189,18 @@ class BusPublisher(Handler):
         return sum(outlet.outstanding for outlet in self._outlets.values())
 
     def _seconds_to_deadline(self) -> float | None:
-        connection = self._connection
-        if connection is None or connection.blocked or self._is_draining:
+        if not self._may_send():
             return None
         deadlines = [due for outlet in self._outlets.values() if (due := outlet.deadline()) is not None]
         return max(0.001, min(deadlines) - time.monotonic()) if deadlines else None
 
+    def _may_send(self) -> bool:
+        connection = self._connection
+        return connection is not None and not connection.blocked and not self._is_draining
+
     def _pump(self) -> None:
         """Send until nothing is left, the window is full or the bus is gone."""
-        while not self._stopping:
-            connection = self._connection
-            if connection is None or connection.blocked or self._is_draining:
-                return
+        while self._may_send() and (connection := self._connection) is not None:
             taken = self._fill()
             try:
                 sent = sum([outlet.step(connection) for outlet in list(self._outlets.values())])
@@ -211,7 +215,8 @@ class BusPublisher(Handler):
 
     def _fill(self) -> int:
         """Take messages for the free part of the window, to the outlets of their exchanges."""
-        if self.is_full():
+        # A backlog is left for the next start: it could not be confirmed in the time that a stop has.
+        if self.is_full() or (self.is_stopping and not self.journal.has_fresh()):
             return 0
         watermark = self.main_watermark
         records = self.journal.take(self._window - len(watermark))

@@ -49,8 +49,6 @@ class State(enum.Enum):
 class Journal(Protocol):
     """What an outlet asks of the journal's side; nothing here blocks."""
 
-    is_stopping: bool
-
     @property
     def uuid(self) -> str: ...
     def discard_upto(self, id: int) -> None: ...
@@ -71,6 +69,7 @@ class Publisher(Protocol):
     batch_linger_s: float
     settle_max_s: float
     log_traffic: bool
+    is_stopping: bool
     parked_log: RateLimitedLog
 
     def publication(self, kind: str) -> Publication: ...
@@ -116,6 +115,11 @@ class Outlet:
     def outstanding(self) -> int:
         """Publishes that the broker has not answered."""
         return self.channel.outstanding if self.channel is not None else 0
+
+    @property
+    def is_at_rest(self) -> bool:
+        """True while nothing was taken from the held table that is not finished."""
+        return self.state in (State.OPEN, State.HELD)
 
     def add(self, record: Record) -> None:
         """Take a message of the main watermark: into the queue, or behind those that are held."""
@@ -226,7 +230,7 @@ class Outlet:
         group = perf_head(self.queue, wanted)
         may_grow = len(group) == len(self.queue) and len(group) < wanted
         # In a full window it would wait for what can't come before it is gone.
-        if may_grow and not self._journal.is_stopping and not self._publisher.is_full():
+        if may_grow and not self._publisher.is_stopping and not self._publisher.is_full():
             now = time.monotonic()
             # An incomplete one waits for as long as the oldest in it may be late.
             due = now + max(0.0, group[0].accepted_at + self._publisher.batch_linger_s - time.time())
