@@ -73,18 +73,21 @@ def test_unknown_virtual_host_is_a_refusal(rabbit: RabbitNode) -> None:
     run(MODULE, "fails", bus=account(rabbit, "no-such-host"), error="BusRefused", code=530, text="no-such-host")
 
 
-def test_login_that_the_broker_does_not_offer_is_a_refusal(rabbit: RabbitNode, authority: Certificates) -> None:
-    bus = {"hosts": rabbit.address, "auth": "external", "use_ssl": "no", **authority.files("client")}
-    # External needs TLS in the settings; here the broker's side is what counts.
-    with pytest.raises(AssertionError, match="external needs TLS"):
-        run(MODULE, "fails", bus=bus, error="BusRefused")
+def test_login_that_the_broker_does_not_offer_is_a_refusal(spare_node: RabbitNode) -> None:
+    offered = spare_node.eval("{ok, Names} = application:get_env(rabbit, auth_mechanisms), Names")
+    spare_node.eval("application:set_env(rabbit, auth_mechanisms, ['PLAIN'])")
+    try:
+        run(MODULE, "fails", bus=account(spare_node, auth="amqplain"), error="BusRefused", text="AMQPLAIN")
+        run(MODULE, "works", bus=account(spare_node, auth="plain"))
+    finally:
+        spare_node.eval(f"application:set_env(rabbit, auth_mechanisms, {offered})")
 
 
 def test_nobody_listening_is_down_at_once(rabbit: RabbitNode) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{holder.getsockname()[1]}"
-        run(MODULE, "fails", bus={"hosts": address}, error="BusDown", text="refused", within_s=1.0)
+        run(MODULE, "fails", bus={"hosts": address}, error="BusDown", text="refused")
 
 
 def test_peer_that_says_nothing_is_down_after_the_time_limit() -> None:
@@ -92,7 +95,7 @@ def test_peer_that_says_nothing_is_down_after_the_time_limit() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen(5)
         bus = {"hosts": f"127.0.0.1:{listener.getsockname()[1]}", "connect_timeout": 1}
-        run(MODULE, "fails", bus=bus, error="BusDown", text="1 s", within_s=2.0)
+        run(MODULE, "fails", bus=bus, error="BusDown", text="1 s")
 
 
 @pytest.mark.parametrize(
@@ -100,12 +103,12 @@ def test_peer_that_says_nothing_is_down_after_the_time_limit() -> None:
 )
 def test_peer_that_speaks_no_amqp_is_down(answer: bytes, talker: Callable[[bytes], str]) -> None:
     bus = {"hosts": talker(answer), "connect_timeout": 3}
-    run(MODULE, "fails", bus=bus, error="BusDown", within_s=4.0)
+    run(MODULE, "fails", bus=bus, error="BusDown")
 
 
 def test_paused_broker_is_down_after_the_time_limit(spare_node: RabbitNode) -> None:
     spare_node.pause()
-    run(MODULE, "fails", bus=account(spare_node, connect_timeout=1), error="BusDown", text="1 s", within_s=2.0)
+    run(MODULE, "fails", bus=account(spare_node, connect_timeout=1), error="BusDown", text="1 s")
 
 
 # --- TLS -----------------------------------------------------------------------------------------------------------
@@ -226,12 +229,12 @@ def test_time_limit_of_the_caller_passes_through(spare_node: RabbitNode) -> None
 
 LOSSES: dict[str, tuple[Callable[[RabbitNode], None], dict[str, Any]]] = {
     "stopped in order": (RabbitNode.stop, {"errors": ["GoingDown", "BusDown"]}),
-    "killed": (RabbitNode.kill, {"errors": ["BusDown"], "within_s": 2.0}),
+    "killed": (RabbitNode.kill, {"errors": ["BusDown"]}),
     "closed by force": (
         RabbitNode.close_all_connections,
-        {"errors": ["GoingDown"], "text": "closed by a test", "within_s": 2.0},
+        {"errors": ["GoingDown"], "text": "closed by a test"},
     ),
-    "paused": (RabbitNode.pause, {"errors": ["BusDown"], "text": "nothing heard", "within_s": 3.5}),
+    "paused": (RabbitNode.pause, {"errors": ["BusDown"], "text": "nothing heard"}),
 }
 
 
@@ -357,7 +360,7 @@ def test_early_ack_that_is_repeated_is_settled_once(made_up: SimpleNamespace) ->
 
 @pytest.fixture
 def talker() -> Iterator[Callable[[bytes], str]]:
-    """A function that makes a peer which sends the given bytes to whoever connects, and hangs up."""
+    """A function that makes a peer which sends the given bytes to each client, and hangs up."""
     listeners: list[socket.socket] = []
 
     def serve(listener: socket.socket, answer: bytes) -> None:

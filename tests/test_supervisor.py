@@ -8,6 +8,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from vigiloconn import supervisor as supervisor_module
 from vigiloconn.errors import StartError
 from vigiloconn.handlers.base import Handler
 from vigiloconn.supervisor import Supervisor, backoff_delays
@@ -158,14 +159,97 @@ class Hanging(Part):
         Event().wait()
 
 
-def test_handler_that_hangs_is_ended_and_the_others_still_stop_and_close_within_the_budget() -> None:
+class Join:
+    """A stop's clock, on which a part that hangs uses up exactly the time that it is given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 1000.0
+        self.given_s: list[float] = []
+        stop = self
+
+        class Life(gevent.Greenlet):  # type: ignore[type-arg]
+            is_ended = False
+
+            def kill(self, *args: Any, **options: Any) -> None:
+                self.is_ended = True
+                super().kill(*args, **options)
+
+            def join(self, timeout: float | None = None) -> None:
+                assert timeout is not None, "every wait ends"
+                if self.is_ended:
+                    return super().join(timeout)
+                stop.given_s.append(round(timeout, 6))
+                super().join(timeout=0.01)
+                if not self.dead:
+                    stop.now_s += timeout
+                return None
+
+        monkeypatch.setattr(supervisor_module, "_Greenlet", Life)
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_part_that_hangs_is_ended_after_an_equal_share_of_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    supervisor = Supervisor(stop_timeout_s=0.6)
-    supervisor.add(Part("first", events))
-    supervisor.add(Hanging("hanging", events))
-    with gevent.Timeout(10):
-        assert run(supervisor) == 0
-    assert events[-4:] == ["stop hanging", "stop first", "close hanging", "close first"]
+    clock = Join(monkeypatch)
+    supervisor = Supervisor(stop_timeout_s=4.0, clock=clock)
+    for part in (Part("journal", events), Hanging("client", events), Part("sound", events), Hanging("source", events)):
+        supervisor.add(part)
+    assert run(supervisor) == 0
+    # 4 s among four; what the second did not need is the next ones'.
+    assert clock.given_s == [1.0, 1.0, 1.5, 1.5]
+    assert events[-8:] == [
+        "stop source", "stop sound", "stop client", "stop journal",
+        "close source", "close sound", "close client", "close journal",
+    ]  # fmt: skip
+
+
+def test_part_gets_a_moment_to_end_when_the_budget_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    clock = Join(monkeypatch)
+    supervisor = Supervisor(stop_timeout_s=1.0, clock=clock)
+    supervisor.add(Part("journal", events))
+    supervisor.add(Late("late", events, clock))
+    assert run(supervisor) == 0
+    assert clock.given_s == [0.5, supervisor_module._KILL_GRACE_S]
+    assert events[-4:] == ["stop late", "stop journal", "close late", "close journal"]
+
+
+class Late(Part):
+    """Blocks the loop for longer than the whole budget when it is asked to stop."""
+
+    def __init__(self, name: str, events: list[str], clock: Join) -> None:
+        super().__init__(name, events)
+        self._clock = clock
+
+    def run(self) -> None:
+        super().run()
+        self._clock.now_s += 5.0
+
+
+def test_escalation_asks_all_to_stop_once_and_keeps_the_first_status() -> None:
+    supervisor, _, events = make()
+    supervisor.add(Part("sick", events, crashes=100))
+    supervisor.add(Part("sick too", events, crashes=100))
+    assert supervisor.run() == 1
+    supervisor.stop(3)
+    assert supervisor.exit_status == 1
+    assert events.count("stop sick") == events.count("stop sick too") == 1
+
+
+def test_crash_while_stopping_is_no_other_life() -> None:
+    supervisor, _, events = make()
+    part = CrashesAtTheEnd("a", events)
+    supervisor.add(part)
+    assert run(supervisor, lambda: "run a" in events) == 0
+    assert (events.count("run a"), supervisor.crashes) == (1, 0)
+
+
+class CrashesAtTheEnd(Part):
+    def run(self) -> None:
+        super().run()
+        raise ValueError("a bug at the end")
 
 
 class Failing(Part):

@@ -1,6 +1,6 @@
 """The root greenlet of a connection to the bus: chooses the broker, connects, reads, tells its handlers.
 
-Knows brokers, back-off and events; what travels on the connection is its handlers' affair.
+Knows brokers, back-off and events; what travels on the connection is its handlers' job.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ class VigiloClient(Handler):
         self.connection: BusConnection | None = None
         self.last_error: BusDown | BusRefused | None = None
         """Why the latest attempt or connection failed; None since it works again."""
-        self.connected_since: float | None = None
-        """UNIX seconds; None while the bus is away."""
         self.connections = 0
         self._settings = settings
         self._connection_name = connection_name
@@ -162,7 +160,6 @@ class VigiloClient(Handler):
         log.info("connected to %s", connection.endpoint)
         connection.on_blocked = self._on_blocked
         self.connection = connection
-        self.connected_since = time.time()
         self.connections += 1
         self.last_error = None
         self._blocked_at = None
@@ -172,7 +169,6 @@ class VigiloClient(Handler):
 
     def _lost(self) -> None:
         self.connection = None
-        self.connected_since = None
         self._direct.connection_lost()
         for handler in self._handlers:
             handler.connection_lost()

@@ -99,10 +99,6 @@ class StatusPublisher(Handler):
         self._wake = Event()
         self._stopping = False
 
-    def add_source(self, handler: Handler) -> None:
-        """Take figures and problems of `handler` into the reports from now on."""
-        self._sources.append(handler)
-
     # -- life ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -107,9 +106,8 @@ def lives_and_closes(bus: Bus) -> None:
 def close_without_reader(bus: Bus) -> None:
     rig = Rig(bus)
     rig.connection.connect()
-    began = time.monotonic()
-    rig.connection.close(5)
-    assert time.monotonic() - began < 1
+    with gevent.Timeout(30):
+        rig.connection.close(1000)
 
 
 def is_seen(bus: Bus) -> None:
@@ -118,17 +116,14 @@ def is_seen(bus: Bus) -> None:
         hear()
 
 
-def fails(bus: Bus, error: str, code: int = 0, text: str = "", within_s: float = 10.0) -> None:
+def fails(bus: Bus, error: str, code: int = 0, text: str = "") -> None:
     rig = Rig(bus)
-    began = time.monotonic()
     with pytest.raises((BusDown, BusRefused)) as caught:
         rig.connection.connect()
-    took_s = time.monotonic() - began
     assert type(caught.value).__name__ == error, repr(caught.value)
     assert text in str(caught.value), str(caught.value)
     assert getattr(caught.value, "code", 0) == code, repr(caught.value)
     assert "wrong-secret" not in str(caught.value)
-    assert took_s < within_s, took_s
     assert rig.connection.lost is not None
 
 
@@ -244,7 +239,7 @@ def outer_timeout(bus: Bus) -> None:
 # --- loss ----------------------------------------------------------------------------------------------------------
 
 
-def is_lost(bus: Bus, errors: list[str], text: str = "", within_s: float = 20.0) -> None:
+def is_lost(bus: Bus, errors: list[str], text: str = "") -> None:
     rig = Rig(bus)
     rig.start()
     channel = rig.connection.open_channel()
@@ -261,12 +256,9 @@ def is_lost(bus: Bus, errors: list[str], text: str = "", within_s: float = 20.0)
     waiting = gevent.spawn(wait_for_answer)
     say("ready")
     hear()
-    began = time.monotonic()
-    error = rig.end_of_reading(within_s)
-    took_s = time.monotonic() - began
+    error = rig.end_of_reading()
     assert type(error).__name__ in errors, repr(error)
     assert text in str(error), str(error)
-    assert took_s < within_s, took_s
     waiting.join(timeout=2)
     assert isinstance(waiting_error[0], BusDown), waiting_error
     assert rig.connection.lost is not None
@@ -299,12 +291,11 @@ def abort_ends_stuck_writer(bus: Bus) -> None:
     gevent.sleep(0.5)
     assert rig.connection.is_writing()
     assert not ended
-    began = time.monotonic()
-    rig.connection.abort("enough")
-    assert time.monotonic() - began < 0.1
-    gevent.joinall(writers, timeout=1)
-    rig.end_of_reading(1)
-    assert time.monotonic() - began < 0.2
+    # On the loop itself, where nothing that waits can be called.
+    gevent.get_hub().loop.run_callback(rig.connection.abort, "enough")
+    gevent.joinall(writers, timeout=10)
+    assert "enough" in str(rig.end_of_reading())
+    assert all(writer.dead for writer in writers)
     assert len(ended) == 2
     assert all("enough" in text for text in ended), ended
 

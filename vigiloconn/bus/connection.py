@@ -357,7 +357,7 @@ class BusConnection:
         silent_s = now - self._heard_at
         if silent_s > 2 * heartbeat_s:
             self.abort(f"nothing heard for {silent_s:.1f} s, heartbeat is {heartbeat_s:g} s")
-        # Whoever holds the lock is sending, which is as good as a heartbeat; a broker that has blocked us
+        # A greenlet that holds the lock is sending, which is as good as a heartbeat; a broker that has blocked us
         # does not read, and does not miss our heartbeats either.
         elif now - self._wrote_at > heartbeat_s / 3 and not self._lock.locked() and not self.blocked:
             try:

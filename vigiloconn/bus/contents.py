@@ -1,7 +1,7 @@
 """Deliveries, put together from their frames. Knows AMQP's layout of contents, nothing of queues or handlers.
 
-The library decodes every property of every message, and a header that it can't decode ends its connection: whoever
-may publish could stop every consumer. Here properties stay as they came until somebody asks.
+The library decodes every property of every message, and a header that it can't decode ends its connection: a client
+that may publish could stop every consumer. Here properties stay as they came until somebody asks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def headers_size(headers: dict[str, Any]) -> int:
 
 
 class Delivery:
-    """A message as the broker delivered it; `source` is whoever consumes, for acknowledging it there."""
+    """A message as the broker delivered it; `source` is the consumer that it is acknowledged to."""
 
     __slots__ = ("_header", "_method", "_names_at", "body", "redelivered", "source", "tag")
 

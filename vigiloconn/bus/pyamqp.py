@@ -1,6 +1,6 @@
 """py-amqp, bent to one reader and one write lock. Knows the library's seams, nothing of what a connection is for.
 
-py-amqp's own way of waiting is "whoever waits reads"; with several greenlets that fails. Here a
+In py-amqp each greenlet that waits for an answer reads; with several greenlets that fails. Here a
 synchronous call waits until the connection's owner, who reads, has dispatched the answer.
 """
 

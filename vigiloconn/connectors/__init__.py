@@ -1,1 +1,1 @@
-"""Connectors that come with the runtime, a `build(settings, supervisor)` each, and `parts` for those of one's own."""
+"""Connectors that come with the runtime, a `build(settings, supervisor)` each, and `parts` for custom ones."""
