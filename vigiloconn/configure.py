@@ -18,6 +18,7 @@ from docopt import DocoptExit, docopt
 
 from vigiloconn import __version__
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
+from vigiloconn.settings import values
 from vigiloconn.topology import wanted as topology
 from vigiloconn.topology.apply import Applier, Outcome, Result, apply_topology, request, summary
 from vigiloconn.topology.wanted import Binding, Exchange, Queue, Topology
@@ -129,7 +130,7 @@ def _say(text: object) -> None:
 
 def _choose_work(options: dict[str, Any]) -> Work:
     """Return what is to be done on the bus, its arguments checked. Raises `SettingsError`."""
-    queue_type = _checked("--queue-type", topology.check_queue_type, options["--queue-type"])
+    queue_type = _checked("--queue-type", values.queue_type, options["--queue-type"])
     if options["read-config"]:
         return _file_work(options["FILE"], queue_type, options["--check"])
     queue = options["QUEUE"] and _checked("QUEUE", topology.check_name, options["QUEUE"], "a name")
@@ -234,12 +235,9 @@ def _bus_settings(options: dict[str, Any]) -> BusSettings:
     """Return the settings that the command line asks for. Raises `SettingsError`."""
     from vigiloconn.ipv6 import parse_endpoint
     from vigiloconn.options import parse_settings
-    from vigiloconn.settings.values import Secret
 
     files = {key: options[f"--{key}-file"] for key in ("ca", "cert", "key")}
-    auth = options["--auth"]
-    if auth not in ("plain", "amqplain", "external"):
-        raise SettingsError(f"--auth: expected plain, amqplain or external, got {auth!r}")
+    auth = _checked("--auth", values.auth_method, options["--auth"])
     if not options["--tls"]:
         for key, path in files.items():
             if path is not None:
@@ -250,7 +248,7 @@ def _bus_settings(options: dict[str, Any]) -> BusSettings:
         raise SettingsError("--auth: external logs in with a certificate: expected --tls and --cert-file")
     settings = dataclasses.replace(
         parse_settings("").bus,
-        hosts=(options["--server"],), user=options["--user"], password=Secret(_password(options)),
+        hosts=(options["--server"],), user=options["--user"], password=values.Secret(_password(options)),
         vhost=options["--vhost"], auth=auth, use_ssl=options["--tls"],
         ca_file=files["ca"], cert_file=files["cert"], key_file=files["key"],
     )  # fmt: skip

@@ -16,12 +16,11 @@ from amqp.exceptions import FrameSyntaxError
 from amqp.serialization import dumps
 
 from vigiloconn.errors import BadMessage
+from vigiloconn.kit.limits import MAX_NAME_BYTES
 
 _BASIC = 60
 _PUBLISH = 40
 _FRAME_END = b"\xce"
-#: Most that a message id takes, its length included.
-_MAX_SHORT_STRING = 256
 #: Octets of a frame that are not payload: type, channel, size, end.
 _FRAME_OVERHEAD = 8
 
@@ -68,9 +67,9 @@ class PublishFrames:
         except (FrameSyntaxError, StructError, OverflowError, RecursionError, TypeError, ValueError) as exc:
             raise BadMessage(
                 f"exchange {exchange[:40]!r}, routing key {routing_key[:40]!r}...: can't be encoded: {exc};"
-                " each may hold at most 255 bytes of UTF-8"
+                f" each may hold at most {MAX_NAME_BYTES} bytes of UTF-8"
             ) from exc
-        if 12 + len(self._properties) + _MAX_SHORT_STRING > self._chunk:
+        if 12 + len(self._properties) + 1 + MAX_NAME_BYTES > self._chunk:
             # The broker would close the whole connection.
             raise BadMessage(f"properties of {len(self._properties)} bytes: expected less than a frame, {frame_max}")
         method = pack(">HH", _BASIC, _PUBLISH) + arguments
@@ -79,8 +78,8 @@ class PublishFrames:
 
     def _head(self, id_length: int) -> bytes:
         """Return the method frame and the header frame up to the body's size."""
-        if id_length >= _MAX_SHORT_STRING:
-            raise BadMessage(f"message_id of {id_length} bytes: expected at most {_MAX_SHORT_STRING - 1}")
+        if id_length > MAX_NAME_BYTES:
+            raise BadMessage(f"message_id of {id_length} bytes: expected at most {MAX_NAME_BYTES}")
         payload = 12 + len(self._properties) + 1 + id_length
         return self._method_frame + pack(">BHIHH", 2, self._channel_id, payload, _BASIC, 0)
 

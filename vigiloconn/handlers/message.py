@@ -21,6 +21,7 @@ from vigiloconn.consuming.subscriber import QueueSubscriber
 from vigiloconn.consuming.work import ItemFailed, Work
 from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
 from vigiloconn.interfaces import Answer, Client, Level, Problem
+from vigiloconn.kit.limits import MAX_NAME_BYTES
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
 from vigiloconn.serialize import decode, split_messages
@@ -38,7 +39,6 @@ _MAX_RETRYING_S = 300.0
 _TURN_S = 0.02
 _CLOSE_S = 1.0
 _MAX_INTERRUPTED = 100
-_MAX_AMQP_NAME = 255
 
 #: All that an author's code may raise; greenlets are ended by something else, which passes.
 _FAILURES = (Exception, gevent.Timeout)
@@ -109,8 +109,8 @@ class MessageHandler(Handler):
 
         Raises `SettingsError` when the name leaves no room for the dead letters' queue.
         """
-        if len(queue.encode()) > _MAX_AMQP_NAME - len(SUFFIX):
-            raise SettingsError(f"[bus] queue: expected at most {_MAX_AMQP_NAME - len(SUFFIX)} bytes, got {queue!r}")
+        if len(queue.encode()) > MAX_NAME_BYTES - len(SUFFIX):
+            raise SettingsError(f"[bus] queue: expected at most {MAX_NAME_BYTES - len(SUFFIX)} bytes, got {queue!r}")
         self._subscriber = QueueSubscriber(
             queue, subscriptions, prefetch_messages=prefetch_messages, queue_type=queue_type, ttl_s=ttl_s,
             on_left=self._nudge.set,

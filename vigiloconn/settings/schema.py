@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from vigiloconn.kit.limits import MAX_TTL_S
 from vigiloconn.settings import values
 from vigiloconn.settings.values import Converter
 
@@ -65,7 +66,7 @@ BUS = (
     _old("password", "guest", values.secret, "its password; see below for where else it may come from"),
     _new("password_file", None, values.optional_text, "file whose first line is the password"),
     _new("vhost", "/", values.text_value("a virtual host"), "virtual host"),
-    _new("auth", "plain", values.choice("plain", "amqplain", "external"),
+    _new("auth", "plain", values.auth_method,
          "how to log in: `plain` and `amqplain` with user and password, `external` with the client certificate"),
     _old("use_ssl", "False", values.flag, "TLS; certificate chain and host name are verified"),
     _new("ca_file", None, values.optional_text, "certificates of the authorities to trust (PEM)",
@@ -75,8 +76,8 @@ BUS = (
     _new("server_name", None, values.optional_text, "name that the broker's certificate must carry",
          default_doc="the host's"),
     _old("queue", None, values.amqp_name, "queue to consume"),
-    _new("queue_type", "classic", values.choice("classic", "quorum"), "type that the queue is declared with"),
-    _old("queue_messages_ttl", "0", values.whole(0, values.MAX_TTL_S),
+    _new("queue_type", "classic", values.queue_type, "type that the queue is declared with"),
+    _old("queue_messages_ttl", "0", values.whole(0, MAX_TTL_S),
          "how long a message may wait in the queue; 0: for ever", attribute="queue_messages_ttl_s", unit="s"),
     _old("subscriptions", ",", values.frozen_subscriptions,
          "list of `exchange[:routing key]` to bind the queue to; the key defaults to the queue's name",
@@ -159,7 +160,7 @@ def settings_table() -> str:
     parts.append(
         "## `[publications]`\n\n| key | meaning | default | since |\n| --- | --- | --- | --- |\n"
         "| `TYPE` | `exchange[:ttl]`: where messages of this type go, and how long they are of use "
-        f"(1 to {values.MAX_TTL_S} s) | the type's name, no limit | twisted |\n"
+        f"(1 to {MAX_TTL_S} s) | the type's name, no limit | twisted |\n"
     )
     return "\n".join(parts)
 

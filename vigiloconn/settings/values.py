@@ -11,14 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from vigiloconn.kit.limits import MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES, MAX_TTL_S
+
 Converter = Callable[[str], Any]
 
-#: A TTL travels in milliseconds, which RabbitMQ takes as a 32 bit number.
-MAX_TTL_S = 4_294_967
-#: Exchange, queue and routing key are "short strings" in AMQP.
-MAX_NAME_BYTES = 255
-#: What `sockaddr_un.sun_path` holds on Linux, without the final NUL.
-MAX_SOCKET_PATH_BYTES = 107
+QUEUE_TYPES = ("classic", "quorum")
+AUTH_METHODS = ("plain", "amqplain", "external")
 #: A year. More is a slip of the pen, and would overflow some timers.
 MAX_SECONDS = 31_536_000.0
 
@@ -118,7 +116,7 @@ def secret(text: str) -> Secret:
 
 def amqp_name(text: str) -> str | None:
     """Return the name of a queue or an exchange, None where it is empty."""
-    return _checked_name(plain(text), "a name") or None
+    return check_name(plain(text), "a name") or None
 
 
 def socket_path(text: str) -> str | None:
@@ -156,6 +154,11 @@ def choice(*names: str) -> Converter:
         return value.lower()
 
     return convert
+
+
+#: Converters that are needed in more than one place: the type of a queue, and how to log in.
+queue_type = choice(*QUEUE_TYPES)
+auth_method = choice(*AUTH_METHODS)
 
 
 def whole(minimum: int, maximum: int | None = None) -> Converter:
@@ -241,9 +244,9 @@ def parse_subscriptions(text: str) -> list[Subscription]:
         exchange, colon, key = item.partition(":")
         if not exchange.strip():
             raise ValueError(f"expected exchange or exchange:key, got {shown(item)}")
-        _checked_name(key, "a routing key")
+        check_name(key, "a routing key")
         subscriptions.append(
-            Subscription(_checked_name(exchange.strip(), "an exchange"), key.strip() if colon else None)
+            Subscription(check_name(exchange.strip(), "an exchange"), key.strip() if colon else None)
         )
     return subscriptions
 
@@ -264,7 +267,7 @@ def parse_publication(text: str) -> Publication:
         ttl_s = int(whole(1, MAX_TTL_S)(ttl)) if colon else None
     except ValueError as exc:
         raise ValueError(f"time to live behind the ':': {exc}") from exc
-    return Publication(_checked_name(exchange, "an exchange"), ttl_s)
+    return Publication(check_name(exchange, "an exchange"), ttl_s)
 
 
 def parse_publications(mapping: Mapping[str, str]) -> dict[str, Publication]:
@@ -303,8 +306,9 @@ def policies(names: tuple[str, ...], default: Mapping[str, str]) -> Converter:
     return convert
 
 
-def _checked_name(name: str, what: str) -> str:
-    if len(name.encode()) > MAX_NAME_BYTES:
+def check_name(name: str, what: str) -> str:
+    """Return a name or a key as it is. Raises `ValueError` where AMQP has no room for it."""
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise ValueError(f"expected {what} of at most {MAX_NAME_BYTES} bytes, got {shown(name)}")
     return name
 

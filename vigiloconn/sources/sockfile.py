@@ -10,20 +10,19 @@ import stat
 from gevent import socket as gsocket
 
 from vigiloconn.errors import StartError
+from vigiloconn.kit.limits import MAX_SOCKET_PATH_BYTES
 
 log = logging.getLogger(__name__)
 
-#: sys/un.h: 108 bytes with the closing NUL.
-_MAX_PATH_BYTES = 107
 _BACKLOG = 512
 
 
 def check_path(path: str) -> None:
     """Raise `StartError` when a socket can't be made at `path`."""
     size_bytes = len(os.fsencode(path))
-    if size_bytes > _MAX_PATH_BYTES:
+    if size_bytes > MAX_SOCKET_PATH_BYTES:
         raise StartError(
-            f"socket {path}: the path has {size_bytes} bytes, UNIX sockets take {_MAX_PATH_BYTES}: shorten it"
+            f"socket {path}: the path has {size_bytes} bytes, UNIX sockets take {MAX_SOCKET_PATH_BYTES}: shorten it"
         )
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from vigiloconn.errors import SettingsError
+from vigiloconn.kit.limits import MAX_TTL_S
 from vigiloconn.settings import values
 from vigiloconn.settings.ini import comment_hint, parse_ini
 from vigiloconn.settings.values import shown
 
 EXCHANGE_TYPES = ("fanout", "direct", "topic", "headers")
-QUEUE_TYPES = ("classic", "quorum")
 
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "exchange": ("type", "durable"),
@@ -75,22 +75,13 @@ def check_name(text: str, expected: str) -> str:
     """Return the name of an exchange or a queue, or a routing key. Raises `ValueError`."""
     if not text:
         raise ValueError(f"expected {expected}, got nothing")
-    if len(text.encode("utf-8", "surrogatepass")) > values.MAX_NAME_BYTES:
-        raise ValueError(f"expected at most {values.MAX_NAME_BYTES} bytes, got {shown(text)}")
-    return text
+    return values.check_name(text, expected)
 
 
 def check_exchange_type(text: str) -> str:
     """Return the type of an exchange; those of the broker's plugins begin with `x-`. Raises `ValueError`."""
     if text not in EXCHANGE_TYPES and not re.fullmatch(r"x-[\w-]{1,80}", text):
         raise ValueError(f"expected {', '.join(EXCHANGE_TYPES)} or a plugin's x-..., got {shown(text)}")
-    return text
-
-
-def check_queue_type(text: str) -> str:
-    """Return the type of a queue. Raises `ValueError`."""
-    if text not in QUEUE_TYPES:
-        raise ValueError(f"expected {' or '.join(QUEUE_TYPES)}, got {shown(text)}")
     return text
 
 
@@ -113,7 +104,7 @@ def parse_topology(text: str, source: str, *, queue_type: str = "classic") -> To
                 section.value("durable", values.flag, "yes"),
             ))  # fmt: skip
         elif section.kind == "queue":
-            kind = section.value("type", check_queue_type, queue_type)
+            kind = section.value("type", values.queue_type, queue_type)
             queues[section.name] = Queue(section.name, kind, section.value("ttl", _ttl_s, ""))
         else:
             exchange = section.value("exchange", _name_of("an exchange"), "")
@@ -174,5 +165,5 @@ def _name_of(expected: str) -> Callable[[str], str]:
 
 
 def _ttl_s(text: str) -> int | None:
-    ttl_s: int | None = values.whole(1, values.MAX_TTL_S)(text) if text else None
+    ttl_s: int | None = values.whole(1, MAX_TTL_S)(text) if text else None
     return ttl_s
