@@ -18,6 +18,7 @@ from docopt import DocoptExit, docopt
 
 from vigiloconn import __version__
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
+from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
 from vigiloconn.settings import values
 from vigiloconn.topology import wanted as topology
 from vigiloconn.topology.apply import Applier, Outcome, Result, apply_topology, request, summary
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Result", "apply_topology", "main"]
 
 PROGRAM = "vigilo-bus-config"
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
 
 USAGE = f"""Create, change and check what is on an AMQP bus.
 
@@ -113,14 +111,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _choose_work(options)(partial(bus_session, _bus_settings(options), name=PROGRAM))
     except SettingsError as exc:
-        return _fail(exc, EXIT_USAGE)
+        return fail(exc, EXIT_USAGE, PROGRAM)
     except (BusDown, BusRefused) as exc:
-        return _fail(exc, EXIT_FAILED)
-
-
-def _fail(reason: object, status: int) -> int:
-    print(f"{PROGRAM}: {' '.join(str(reason).split())}", file=sys.stderr)
-    return status
+        return fail(exc, EXIT_FAILED, PROGRAM)
 
 
 def _say(text: object) -> None:

@@ -30,16 +30,12 @@ from gevent.event import AsyncResult, Event
 
 from vigiloconn.client import VigiloClient
 from vigiloconn.errors import StartError
+from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_LOCKED, EXIT_TIMEOUT
 from vigiloconn.kit.lockfile import LockFile, LockHeld
 from vigiloconn.options import Settings
 from vigiloconn.supervisor import Handler, Supervisor
 
 log = logging.getLogger(__name__)
-
-EXIT_DONE = 0
-EXIT_ERROR = 1
-EXIT_TIMEOUT = 3
-EXIT_LOCKED = 4
 
 #: Work that has not given way this long after its limit is interrupted, and again every second.
 _INTERRUPT_GRACE_S = 0.5
@@ -102,7 +98,7 @@ class OneShotClient:
             return EXIT_LOCKED
         except StartError as exc:
             log.error("%s", exc)
-            return EXIT_ERROR
+            return EXIT_FAILED
 
     def _run(self, work: _Work) -> int:
         self.client.add_handler(work)
@@ -144,7 +140,7 @@ class OneShotClient:
     def _stop_asked(self, number: int) -> None:
         if not self._supervisor.stopping:
             log.warning("stopped by %s before the work was done", signal.Signals(number).name)
-            self._supervisor.stop(EXIT_ERROR)
+            self._supervisor.stop(EXIT_FAILED)
 
     @contextmanager
     def _last_resort(self) -> Iterator[None]:
@@ -205,14 +201,14 @@ class _Work(Handler):
             failed = self._answers.wait_answers()
         except SystemExit as exc:
             log.error("%s ended with exit status %s", name, exc.code)
-            return EXIT_ERROR if exc.code else EXIT_DONE
+            return EXIT_FAILED if exc.code else EXIT_DONE
         except Exception:
             # Foreign code, and the top of the program that it is: nobody above could tell more.
             log.error("%s failed", name, exc_info=True)
-            return EXIT_ERROR
+            return EXIT_FAILED
         for error in failed:
             log.error("%s sent a message that was not taken: %s", name, error)
-        return EXIT_ERROR if failed else EXIT_DONE
+        return EXIT_FAILED if failed else EXIT_DONE
 
 
 class _Limit(Handler):

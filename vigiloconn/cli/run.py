@@ -13,8 +13,9 @@ from collections.abc import Callable
 import gevent
 
 from vigiloconn import __version__
-from vigiloconn.cli.usage import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
+from vigiloconn.cli.usage import UsageError, parse, parse_instance
 from vigiloconn.errors import SettingsError, StartError
+from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
 from vigiloconn.options import Settings, load_settings
 from vigiloconn.settings import logsetup
 from vigiloconn.supervisor import Supervisor

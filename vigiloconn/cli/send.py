@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vigiloconn.cli import sender
-from vigiloconn.cli.usage import EXIT_FAILED, EXIT_USAGE, UsageError, fail, parse, parse_instance
+from vigiloconn.cli.usage import UsageError, parse, parse_instance
+from vigiloconn.kit.exits import EXIT_FAILED, EXIT_USAGE, fail
 from vigiloconn.settings import paths
 
 

@@ -1,4 +1,4 @@
-"""The `send` command: copies lines to a connector's UNIX socket. The standard library only, and little of it."""
+"""The `send` command: copies lines to a connector's UNIX socket. Imports as little as it can."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from __future__ import annotations
 import _socket
 import os
 import select
-import sys
 import time
+
+from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, fail
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+_PROGRAM = "vigilo-connector send"
 _CHUNK_BYTES = 65536
 #: The longest single wait: poll() takes milliseconds in 31 bits.
 _MAX_WAIT_S = 1_000_000.0
@@ -41,12 +43,10 @@ def send(socket_path: str, source: BinaryIO, *, sync: bool, timeout_s: float) ->
         finally:
             connection.close()
     except _Failure as exc:
-        print(f"vigilo-connector send: {socket_path}: {exc}", file=sys.stderr)
-        return 1
+        return fail(f"{socket_path}: {exc}", EXIT_FAILED, _PROGRAM)
     except TimeoutError:
-        print(f"vigilo-connector send: {socket_path}: not done within {timeout_s:g} s", file=sys.stderr)
-        return 1
-    return 0
+        return fail(f"{socket_path}: not done within {timeout_s:g} s", EXIT_FAILED, _PROGRAM)
+    return EXIT_DONE
 
 
 def _connect(connection: _socket.socket, path: str, deadline_s: float) -> None:

@@ -1,4 +1,4 @@
-"""What the program's command line looks like, and how errors in it end. Imports no gevent."""
+"""What the program's command line looks like, and what its arguments mean. Imports no gevent."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from typing import Any
 from docopt import DocoptExit, docopt
 
 from vigiloconn import __version__
-
-#: Stopped in order.
-EXIT_DONE = 0
-#: Could not do its work: socket or journal in use, directory not writable, too many crashes.
-EXIT_FAILED = 1
-#: Usage or settings.
-EXIT_USAGE = 2
+from vigiloconn.kit.exits import EXIT_USAGE
 
 USAGE = """Link monitoring to an AMQP bus.
 
@@ -70,9 +64,3 @@ def parse_instance(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"--id: expected a whole number, 0 or more, got {text!r}")
     return int(text)
-
-
-def fail(text: object, status: int) -> int:
-    """Print one line for the operator and return the exit status."""
-    print(f"vigilo-connector: {text}", file=sys.stderr)
-    return status
