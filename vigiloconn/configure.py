@@ -20,6 +20,7 @@ from vigiloconn import __version__
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
 from vigiloconn.settings import values
+from vigiloconn.settings.files import read_secret, read_text
 from vigiloconn.topology import wanted as topology
 from vigiloconn.topology.apply import Applier, Outcome, Result, apply_topology, request, summary
 from vigiloconn.topology.wanted import Binding, Exchange, Queue, Topology
@@ -145,21 +146,15 @@ def _choose_work(options: dict[str, Any]) -> Work:
     return _in_session(_delete, kind, name)
 
 
-def _checked(option: str, check: Callable[..., str], *values: str) -> str:
+def _checked(option: str, check: Callable[..., str], *arguments: Any) -> str:
     try:
-        return check(*values)
+        return check(*arguments)
     except ValueError as exc:
         raise SettingsError(f"{option}: {exc}") from None
 
 
 def _file_work(path: str, queue_type: str, check: bool) -> Work:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise SettingsError(f"{path}: can't be read: {exc.strerror}") from exc
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path}: expected UTF-8, got another encoding") from None
-    wanted = topology.parse_topology(text, path, queue_type=queue_type)
+    wanted = topology.parse_topology(read_text(Path(path)), path, queue_type=queue_type)
     return _topology_work(wanted, check=check, say_summary=True)
 
 
@@ -258,14 +253,7 @@ def _password(options: dict[str, Any]) -> str:
         return "guest" if options["--password"] is None else str(options["--password"])
     if options["--password"] is not None:
         raise SettingsError("--password-file: expected it or --password, got both")
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.readline().rstrip("\r\n")
-    except OSError as exc:
-        raise SettingsError(f"--password-file: {path} can't be read: {exc.strerror}") from exc
-    except UnicodeDecodeError:
-        # Without its cause, which quotes what it could not decode.
-        raise SettingsError(f"--password-file: {path}: expected UTF-8 text") from None
+    return _checked("--password-file", read_secret, Path(path))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from typing import Any
 
 from vigiloconn.errors import SettingsError
 from vigiloconn.settings import logsetup, paths, schema
-from vigiloconn.settings.ini import comment_hint, decode, parse_ini
+from vigiloconn.settings.files import read_secret, read_text
+from vigiloconn.settings.ini import comment_hint, parse_ini
 from vigiloconn.settings.values import (
     Publication,
     Secret,
@@ -155,14 +156,13 @@ def load_settings(
     A missing password is looked for in systemd's credentials directory. Raises `SettingsError`, one line.
     """
     chosen = Path(paths.default_settings(connector, instance) if path is None else path)
-    text: str | None = None
+    text: str | None
     try:
-        text = decode(chosen.read_bytes(), chosen)
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        if path is not None:
-            raise SettingsError(f"{chosen}: can't be read: {exc.strerror}") from exc
-    except OSError as exc:
-        raise SettingsError(f"{chosen}: can't be read: {exc.strerror}") from exc
+        text = read_text(chosen)
+    except SettingsError as exc:
+        if path is not None or not isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
+            raise
+        text = None
     return parse_settings(
         text or "", None if text is None else chosen, connector=connector, instance=instance,
         credentials_dir=os.environ.get("CREDENTIALS_DIRECTORY"),
@@ -296,13 +296,9 @@ class _Reader:
 
     def _read_secret(self, key: str, path: Path) -> Secret:
         try:
-            with path.open(encoding="utf-8") as file:
-                return Secret(file.readline().rstrip("\r\n"))
-        except OSError as exc:
-            raise self.error("bus", key, f"{path} can't be read: {exc.strerror}") from exc
-        except UnicodeDecodeError:
-            # Without its cause, which quotes what it could not decode.
-            raise self.error("bus", key, f"{path}: expected UTF-8 text") from None
+            return Secret(read_secret(path))
+        except ValueError as exc:
+            raise self.error("bus", key, exc) from None
 
     def publications(self) -> Mapping[str, Publication]:
         """Return type -> where its messages go."""

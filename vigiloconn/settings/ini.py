@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import re
-from pathlib import Path
 
 from vigiloconn.errors import SettingsError
 
@@ -15,16 +14,6 @@ _NO_SECTION = "\n"
 def comment_hint(text: str) -> str:
     """Return what to add to an error about a value that looks as if a comment stood behind it; else nothing."""
     return " (a comment needs a line of its own)" if re.search(r"\s[#;]", text) else ""
-
-
-def decode(data: bytes, path: Path) -> str:
-    """Return the text of a file. Raises `SettingsError` with the line that is not UTF-8."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        line = data.count(b"\n", 0, exc.start) + 1
-        # Without its cause, which quotes the whole file.
-        raise SettingsError(f"{path}: line {line}: expected UTF-8, got another encoding") from None
 
 
 def parse_ini(text: str, source: str) -> configparser.RawConfigParser:

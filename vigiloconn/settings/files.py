@@ -1,0 +1,37 @@
+"""Files that an operator writes, as text. Knows the disk and the encoding, not what a file means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vigiloconn.errors import SettingsError
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file. Raises `SettingsError`, for what is not UTF-8 with its line."""
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise SettingsError(f"{path}: can't be read: {exc.strerror}") from exc
+    return _decode(data, path)
+
+
+def read_secret(path: Path) -> str:
+    """Return the first line of a file. Raises `ValueError`, which quotes nothing of it."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().rstrip("\r\n")
+    except OSError as exc:
+        raise ValueError(f"{path} can't be read: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        # Without its cause, which quotes what it could not decode.
+        raise ValueError(f"{path}: expected UTF-8 text") from None
+
+
+def _decode(data: bytes, path: Path) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        # Without its cause, which quotes the whole file.
+        raise SettingsError(f"{path}: line {line}: expected UTF-8, got another encoding") from None
