@@ -15,6 +15,9 @@ import peewee
 import pytest
 
 from vigiloconn.conffile import BadFile, ConfDB, ConfFile, ConfFileJSON, NagiosConfFile
+from vigiloconn.connectors.nagios import build
+from vigiloconn.options import parse_settings
+from vigiloconn.supervisor import Supervisor
 
 HOSTS = "define host {\n\thost_name\tsrv1\n}\ndefine service {\n  host_name   srv2,srv3 ; comment\n  host_namex no\n}\n"
 
@@ -176,9 +179,8 @@ def test_the_hosts_of_nagios_are_found_in_object_files(tmp_path: Path) -> None:
     assert hosts.problems() == []
 
 
-@pytest.mark.parametrize("path", [None, "", "/nonexistent/hosts.cfg"])
-def test_without_a_readable_file_every_host_passes_with_a_warning(path: str | None, run: Run) -> None:
-    hosts = NagiosConfFile(path, poll_s=0.01)
+def test_without_a_readable_file_every_host_passes_with_a_warning(run: Run) -> None:
+    hosts = NagiosConfFile("/nonexistent/hosts.cfg", poll_s=0.01)
     run(hosts)
     hosts.reload()
     gevent.sleep(0.05)
@@ -186,6 +188,14 @@ def test_without_a_readable_file_every_host_passes_with_a_warning(path: str | No
     [(_, level, text)] = hosts.problems()
     assert level == 1
     assert "all hosts pass" in text
+
+
+def test_without_nagios_config_the_connector_has_no_filter_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    supervisor = Supervisor()
+    build(parse_settings("[bus]\nqueue = q\n[connector-nagios]\nnagios_pipe = /nonexistent/nagios.cmd\n"), supervisor)
+    assert not [handler for handler in supervisor.handlers if isinstance(handler, NagiosConfFile)]
+    assert "messages of all hosts pass to Nagios" in caplog.text
 
 
 def test_a_host_file_that_loses_its_hosts_keeps_the_filter(tmp_path: Path, run: Run) -> None:

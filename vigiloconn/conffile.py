@@ -1,6 +1,6 @@
 """Configuration that another program distributes as a file: read at the start, and again when it changes.
 
-Knows files, SQLite databases and Nagios' object files; what their content means is their readers' affair.
+Knows files, SQLite databases and Nagios' object files; what their content means, their readers know.
 """
 
 from __future__ import annotations
@@ -219,20 +219,11 @@ class ConfDB(ConfFile[peewee.SqliteDatabase]):
 class NagiosConfFile(ConfFile[frozenset[str]]):
     """The hosts that a Nagios knows, from the `host_name NAME` lines of its object files or `objects.cache`.
 
-    While there is nothing to filter by (no path, or a file that was never readable) every host passes, and
-    `problems()` says so. A file without any host counts as broken.
+    While there is nothing to filter by (a file that was never readable) every host passes, and `problems()` says so.
+    A file without any host counts as broken.
     """
 
     _HOST_NAME = re.compile(r"^[ \t]*host_name[ \t]+([^;\r\n]+)", re.MULTILINE)
-
-    def __init__(
-        self, path: str | os.PathLike[str] | None, *, poll_s: float = POLL_S,
-        on_change: Callable[[], None] = lambda: None,
-    ) -> None:
-        super().__init__(path or "", poll_s=poll_s, on_change=on_change)
-        self._is_set = bool(path)
-        if not self._is_set:
-            self.name = "file with the hosts"
 
     def has_host(self, name: str) -> bool:
         """Answer whether messages of this host are for this Nagios: yes for all while there is no filter."""
@@ -247,24 +238,7 @@ class NagiosConfFile(ConfFile[frozenset[str]]):
             raise BadFile("expected lines `host_name NAME`, found none")
         return hosts
 
-    def load(self) -> bool:
-        if self._is_set:
-            return super().load()
-        log.warning("nagios_config is not set: messages of all hosts pass to Nagios")
-        return False
-
-    def run(self) -> None:
-        if self._is_set:
-            super().run()
-
-    def reload(self) -> None:
-        if self._is_set:
-            super().reload()
-
     def problems(self) -> list[Problem]:
-        if not self._is_set:
-            text = "nagios_config is not set: messages of all hosts pass to Nagios"
-            return [Problem("nagios-config-unset", Level.WARNING, text)]
         if self.data is None:
             text = f"messages of all hosts pass to Nagios: {self.problem}"
             return [Problem("nagios-config-unread", Level.WARNING, text)]

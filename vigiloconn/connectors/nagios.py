@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from vigiloconn.client import VigiloClient, vigiloclient_factory
 from vigiloconn.conffile import NagiosConfFile
 from vigiloconn.errors import SettingsError
@@ -12,6 +14,8 @@ from vigiloconn.options import Settings
 from vigiloconn.socket import SocketListener
 from vigiloconn.status import statuspublisher_factory
 from vigiloconn.supervisor import Handler, Supervisor
+
+log = logging.getLogger(__name__)
 
 
 def build(settings: Settings, supervisor: Supervisor) -> None:
@@ -47,6 +51,9 @@ def _build_commands(settings: Settings, publisher: VigiloClient) -> list[Handler
             f"{settings.path or 'defaults'}: [connector-nagios] nagios_pipe: commands for it come from a queue:"
             " expected [bus] queue as well, got none"
         )
-    hosts = NagiosConfFile(settings.nagios.nagios_config)
     client = vigiloclient_factory(settings, role="consume")
+    if not settings.nagios.nagios_config:
+        log.info("nagios_config is not set: messages of all hosts pass to Nagios")
+        return [client, nagioscommand_factory(settings, None, client=client, publisher=publisher)]
+    hosts = NagiosConfFile(settings.nagios.nagios_config)
     return [hosts, client, nagioscommand_factory(settings, hosts, client=client, publisher=publisher)]
