@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from vigiloconn.errors import BusRefused
 from vigiloconn.interfaces import Connection
@@ -15,11 +15,20 @@ from vigiloconn.interfaces import Connection
 T = TypeVar("T")
 
 
+class Returned(NamedTuple):
+    """What a broker says of a message that no queue wants."""
+
+    code: int
+    """The AMQP reply code."""
+    text: str
+    """The reason, in one line."""
+
+
 class ConfirmChannel(Generic[T]):
     """Publishes whole frames, each with a token of the caller's, and gives the tokens back as they are answered.
 
     The callbacks run on the connection's reading greenlet: they must neither block nor call the bus.
-    `on_settled(tokens, acked)` gets tokens in the order of publishing; `on_returned(message_id, reason)`
+    `on_settled(tokens, acked)` gets tokens in the order of publishing; `on_returned(message_id, returned)`
     comes before the ack of the same message; `on_closed(error, unanswered)` when the broker closes the
     channel. When the connection is lost nothing is called: ask for `unanswered()`.
 
@@ -32,7 +41,7 @@ class ConfirmChannel(Generic[T]):
         connection: Connection,
         *,
         on_settled: Callable[[list[T], bool], None],
-        on_returned: Callable[[str, str], None],
+        on_returned: Callable[[str, Returned], None],
         on_closed: Callable[[BusRefused, list[T]], None],
     ) -> None:
         self._connection = connection
@@ -110,7 +119,8 @@ class ConfirmChannel(Generic[T]):
 
     def _returned(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:
         message_id = message.properties.get("message_id", "")
-        self._on_returned(message_id, f"{error.reply_code} {error.reply_text}: no queue is bound for {routing_key!r}")
+        text = f"{error.reply_code} {error.reply_text}: no queue is bound for {routing_key!r}"
+        self._on_returned(message_id, Returned(error.reply_code, text))
 
     def _closed(self, error: BusRefused) -> None:
         if self.closed:

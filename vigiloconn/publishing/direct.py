@@ -14,7 +14,7 @@ from typing import Any
 
 from gevent.event import AsyncResult, Event
 
-from vigiloconn.bus.confirms import ConfirmChannel
+from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
 from vigiloconn.interfaces import Connection
@@ -22,6 +22,7 @@ from vigiloconn.interfaces import Connection
 #: Bodies are held in memory: a sender that does not look at its results must not fill it.
 MAX_WAITING = 10_000
 _BUFFER_MESSAGES = 50
+_NACKED = Returned(0, "refused by the broker (basic.nack)")
 
 
 @dataclass(slots=True, eq=False)
@@ -41,12 +42,10 @@ class DirectSender:
     """
 
     def __init__(self) -> None:
-        self.sent = 0
-        self.refused = 0
         self._connection: Connection | None = None
         self._channel: ConfirmChannel[_Letter] | None = None
         self._waiting: deque[_Letter] = deque()
-        self._returned: dict[str, str] = {}
+        self._returned: dict[str, Returned] = {}
         self._one_by_one = 0
         self._ids = itertools.count(1)
         self._prefix = uuid.uuid4().hex
@@ -147,28 +146,25 @@ class DirectSender:
 
     def _settled(self, letters: list[_Letter], acked: bool) -> None:
         for letter in letters:
-            reason = self._returned.pop(letter.message_id, None)
+            returned = self._returned.pop(letter.message_id, None)
             if not acked:
-                reason = "refused by the broker (basic.nack)"
-            if reason is None:
-                self.sent += 1
+                returned = _NACKED
+            if returned is None:
                 letter.result.set(None)
             else:
-                self.refused += 1
-                code = int(reason[:3]) if reason[:3].isdigit() else 0
-                letter.result.set_exception(BusRefused(f"exchange {letter.exchange!r}: {reason}", code))
+                text = f"exchange {letter.exchange!r}: {returned.text}"
+                letter.result.set_exception(BusRefused(text, returned.code))
         self._one_by_one = max(0, self._one_by_one - len(letters))
         self._wake.set()
 
-    def _on_returned(self, message_id: str, reason: str) -> None:
-        self._returned[message_id] = reason
+    def _on_returned(self, message_id: str, returned: Returned) -> None:
+        self._returned[message_id] = returned
 
     def _closed(self, error: BusRefused, unanswered: list[_Letter]) -> None:
         """The broker does not say which message it meant: find out by sending them one by one."""
         self._channel = None
         self._returned.clear()
         if len(unanswered) == 1:
-            self.refused += 1
             unanswered[0].result.set_exception(error)
             self._one_by_one = max(0, self._one_by_one - 1)
         else:
