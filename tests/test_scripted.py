@@ -75,6 +75,7 @@ def test_a_publish_that_is_not_mandatory_is_told_from_one_that_is() -> None:
         frames = PublishFrames(1, "e", "k", frame_max=FRAME_MAX, mandatory=mandatory)
         connection.write(frames.render(b"x", b"1"), channel)
     assert [message.mandatory for message in channel.published] == [True, False]
+    assert channel.unanswered == []  # it is not in confirm mode: no broker would answer
 
 
 def test_answers_reach_the_publisher_by_tag_multiple_or_not() -> None:
@@ -118,6 +119,8 @@ def test_limits_on_channels_are_those_of_the_protocol_and_those_of_the_user() ->
         connection.open_channel()
     connection.forget_channel(channel)
     connection.open_channel()
+    connection = ScriptedConnection(max_channels=2)
+    assert [connection.open_channel().channel_id for _ in range(2)] == [1, 2]
     connection = ScriptedConnection(max_channels_of_user=0)
     with pytest.raises(BusDown, match="user's limit"):
         connection.open_channel()
