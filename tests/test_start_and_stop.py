@@ -40,7 +40,7 @@ def test_nagios_connector_starts_from_the_journal_outwards(tmp_path: Path) -> No
     nagios.build(make_settings(tmp_path), supervisor)
     assert kinds(supervisor) == [
         "BackupProvider", "VigiloClient", "BusPublisher", "SocketListener",
-        "NagiosConfFile", "VigiloClient", "NagiosCommandHandler", "StatusPublisher",
+        "VigiloClient", "NagiosCommandHandler", "StatusPublisher",
     ]  # fmt: skip
 
 
