@@ -1,7 +1,7 @@
 """The journal's side of the flow: accepts batches, keeps them safe, hands them on in order.
 
 Knows the journal and its policies, not the bus. One greenlet owns the journal and does everything to it
-in cycles, each one trip to the journal's native thread: what has gathered is committed in one
+in cycles, each one call of the journal's native thread: what has gathered is committed in one
 transaction, and a page is read back if the publisher has fallen behind.
 """
 
@@ -9,27 +9,37 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from gevent.event import Event
 
-from vigiloconn.errors import JournalDamaged, JournalFull
-from vigiloconn.interfaces import Batch, Level, Problem, Record
-from vigiloconn.journal.intake import Intake
-from vigiloconn.journal.runs import FinishedIds
+from vigiloconn.accepting.intake import Intake
+from vigiloconn.accepting.obstacle import Obstacle
+from vigiloconn.accepting.pending import Pending
+from vigiloconn.accepting.readahead import ReadAhead
+from vigiloconn.errors import JournalDamaged
+from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
-from vigiloconn.journal.thread import PAGE_MESSAGES, HeldRequest, JournalReply, JournalThread, readable
-from vigiloconn.kit.ratelog import RateLimitedLog
+from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
 from vigiloconn.options import ConnectorSettings, Settings
 from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
-#: How long a confirmed message may stay in the journal when nothing else is to be written.
-_DISCARD_LINGER_S = 0.1
-#: Between attempts while the disk is full.
-_FULL_RETRY_S = 1.0
+
+@dataclass(slots=True, eq=False)
+class _Step:
+    """What one cycle has given to the thread."""
+
+    group: list[Batch]
+    records: list[Record]
+    transaction: Transaction
+    is_kept: bool
+    """The records skip their commit."""
+    may_accept: bool
+    """New messages were looked for; False while a full disk is left alone."""
+    answer: Answer
 
 
 class BackupProvider(Handler):
@@ -40,65 +50,61 @@ class BackupProvider(Handler):
     behind, at a request for acceptance and at the stop.
 
     Gauges in `stats()`: queue, backup, backup_bytes, backup_in_buf, backup_out_buf, held, parked.
+    `monotonic` gives seconds and `wall` UNIX seconds; `cycle` may be called instead of letting `run` do it.
     """
 
     name = "journal"
 
-    def __init__(self, journal: DbRetry, settings: ConnectorSettings) -> None:
+    def __init__(
+        self,
+        journal: DbRetry,
+        settings: ConnectorSettings,
+        *,
+        thread: JournalThread | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.journal = journal
         self.report: OpenReport | None = None
-        self.full = False
-        """True while the disk has no room for the journal."""
+        """What was found when the journal was opened; None before."""
         self.on_available: Callable[[], None] = lambda: None
         """Called when `take` or a held page has something new for the consumer."""
-        self.bus_is_up = False
         self.accepted = 0
-        self._settings = settings
-        self._overflow = settings.durability == "overflow"
-        self._memory_messages = settings.max_queue_size or PAGE_MESSAGES
-        self._thread: JournalThread | None = None
-        self._wake = Event()
         self.is_stopping = False
         """True once the stop was asked for: nothing more comes in."""
+        self._settings = settings
+        self._monotonic = monotonic
+        self._wall = wall
+        self._thread = thread or JournalThread(journal)
+        self._wake = Event()
+        self._memory_messages = settings.max_queue_size or PAGE_MESSAGES
         self._intake = Intake(journal, settings, self._wake.set)
-        self._group: list[Batch] = []
-        self._portion: int | None = None
-        self._memory: deque[Record] = deque()
-        self._read_upto = 0
-        self._last_id = 0
-        self._uncommitted: OrderedDict[int, Record] = OrderedDict()
-        self._holds: list[tuple[str, Record]] = []
-        self._parks: list[tuple[str, Record, str]] = []
-        self._discard_upto = 0
-        self._held_discard_upto: dict[str, int] = {}
-        self._discards = FinishedIds()
-        self._held_discards = FinishedIds()
-        self._discard_due: float | None = None
-        self._page_wanted = False
-        self._held_wanted: dict[str, HeldRequest] = {}
-        self._held_pages: dict[str, list[Record]] = {}
-        self._retry_at = 0.0
-        self._full_log = RateLimitedLog(log, logging.ERROR)
+        self._pending = Pending()
+        self._ahead = ReadAhead(self._memory_messages)
+        self._obstacle = Obstacle(monotonic)
+        self._bus_is_up = False
+        self._step: _Step | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
     def start_service(self) -> None:
-        thread = self._thread = JournalThread(self.journal)
-        self.report = thread.call(self.journal.open)
-        if self.report.volatile:
+        report = self._thread.call(self.journal.open)
+        if report.volatile:
             log.warning("backup_file is :memory:, as the settings say: what is not sent ends with the process")
-        if self.report.taken_over:
-            log.info("journal %s: %d messages are waiting", self.journal.path, self.report.taken_over)
-        self._last_id = thread.call(self.journal.last_id)
+        if report.taken_over:
+            log.info("journal %s: %d messages are waiting", self.journal.path, report.taken_over)
+        self._ahead.last_id = self._thread.call(self.journal.last_id)
+        self.report = report
 
     def run(self) -> None:
-        while not (self.is_stopping and self._intake.is_empty() and not self._group):
+        while not (self.is_stopping and self._intake.is_empty()):
             self._wait_for_work()
-            self._cycle()
-            if self.full and self.is_stopping:
+            self.cycle()
+            if self._obstacle and self.is_stopping:
                 self._refuse_at_stop()
-                break
-        self._spill_all()
+                return
+        if self._pending.uncommitted:
+            self.cycle()
 
     def stop_service(self) -> None:
         self.is_stopping = True
@@ -107,13 +113,12 @@ class BackupProvider(Handler):
 
     def close(self) -> None:
         """Discard what was confirmed since the last cycle and close the journal."""
-        thread = self._thread
-        if thread is None:
+        if self.report is None:
             return
-        self._cycle()
-        thread.call(self.journal.close)
-        thread.end()
-        self._thread = None
+        self.cycle()
+        self._thread.call(self.journal.close)
+        self._thread.end()
+        self.report = None
 
     @property
     def uuid(self) -> str:
@@ -125,24 +130,24 @@ class BackupProvider(Handler):
         return self.journal.held_exchanges()
 
     def connection_initialized(self) -> None:
-        self.bus_is_up = True
+        self._bus_is_up = True
 
     def connection_lost(self) -> None:
-        self.bus_is_up = False
+        self._bus_is_up = False
         self._wake.set()
 
     def problems(self) -> list[Problem]:
-        journal, settings = self.journal, self._settings
+        journal, settings, report = self.journal, self._settings, self.report
         found = []
-        if self.full:
-            found.append(Problem("disk-full", Level.CRITICAL, "no room on the disk for the journal"))
+        if obstacle := self._obstacle.problem():
+            found.append(obstacle)
         elif journal.rows >= settings.journal_max_messages or journal.size_bytes >= settings.journal_max_bytes:
             text = f"the journal is full: {journal.rows} messages, {journal.size_bytes} bytes"
             found.append(Problem("journal-full", Level.CRITICAL, text))
-        if self.report is not None and self.report.set_aside is not None:
-            text = f"the journal was damaged and is set aside as {self.report.set_aside}"
+        if report is not None and report.set_aside is not None:
+            text = f"the journal was damaged and is set aside as {report.set_aside}"
             found.append(Problem("journal-damaged", Level.CRITICAL, text))
-        if self.report is not None and self.report.volatile:
+        if report is not None and report.volatile:
             text = "the journal is in memory only (backup_file = :memory:)"
             found.append(Problem("journal-volatile", Level.WARNING, text))
         if journal.parked_rows:
@@ -157,11 +162,11 @@ class BackupProvider(Handler):
         return {
             "accepted": self.accepted,
             "dropped": sum(self._intake.dropped.values()),
-            "queue": len(self._memory) + self._intake.messages,
+            "queue": len(self._ahead) + self._intake.messages,
             "backup": journal.rows,
             "backup_bytes": journal.size_bytes,
             "backup_in_buf": self._intake.messages,
-            "backup_out_buf": len(self._memory),
+            "backup_out_buf": len(self._ahead),
             "held": sum(journal.held_exchanges().values()),
             "parked": journal.parked_rows,
             "parked_dropped": journal.parked_dropped,
@@ -180,31 +185,24 @@ class BackupProvider(Handler):
 
     def take(self, limit: int) -> list[Record]:
         """Return up to `limit` oldest messages that were not taken yet. They stay stored until discarded."""
-        memory = self._memory
-        taken = [memory.popleft() for _ in range(min(limit, len(memory)))]
-        # At 1 message, half of it would never be fallen below.
-        is_low = len(memory) < max(1, self._memory_messages // 2)
-        if is_low and self._read_upto < self._last_id and not self._page_wanted:
-            self._page_wanted = True
+        taken = self._ahead.take(limit)
+        if self._ahead.wants_any():
             self._wake.set()
         return taken
 
     def age_s(self, record: Record) -> float:
         """Return the seconds since a message was accepted."""
-        return max(0.0, time.time() - record.accepted_at)
+        return max(0.0, self._wall() - record.accepted_at)
 
     def discard(self, ids: Iterable[int]) -> None:
         """These messages of the main table are finished, in any order."""
-        ids = list(ids)
-        self._discards.add(ids)
-        for id in ids:
-            self._uncommitted.pop(id, None)
-        self._discard_soon()
+        self._pending.discard(ids, self._monotonic())
+        self._wake.set()
 
     def discard_held(self, ids: Iterable[int]) -> None:
         """These held messages are finished, in any order."""
-        self._held_discards.add(ids)
-        self._discard_soon()
+        self._pending.discard_held(ids, self._monotonic())
+        self._wake.set()
 
     def has_fresh(self) -> bool:
         """Answer whether messages are on their way to `take`, or wait for it, that need not be read back first."""
@@ -213,51 +211,54 @@ class BackupProvider(Handler):
 
     def discard_upto(self, id: int) -> None:
         """Every message of the main table up to `id` is finished."""
-        self._discard_upto = id
-        uncommitted = self._uncommitted
-        while uncommitted and next(iter(uncommitted)) <= id:
-            uncommitted.popitem(last=False)
-        self._discard_soon()
+        self._pending.discard_upto(id, self._monotonic())
+        self._wake.set()
 
     def discard_held_upto(self, exchange: str, id: int) -> None:
         """Every message held for `exchange` up to `id` is finished."""
-        self._held_discard_upto[exchange] = id
-        self._discard_soon()
-
-    def _discard_soon(self) -> None:
-        if self._discard_due is None:
-            self._discard_due = time.monotonic() + _DISCARD_LINGER_S
-            self._wake.set()
-
-    def hold(self, exchange: str, records: list[Record]) -> None:
-        """Move messages behind those that are held for `exchange`."""
-        self._holds += [(exchange, record) for record in records]
-        self._forget_uncommitted(records)
+        self._pending.discard_held_upto(exchange, id, self._monotonic())
         self._wake.set()
 
-    def park(self, exchange: str, records: list[Record], reason: str) -> None:
+    def hold(self, exchange: str, records: Iterable[Record]) -> None:
+        """Move messages behind those that are held for `exchange`."""
+        self._pending.hold(exchange, records)
+        self._wake.set()
+
+    def park(self, exchange: str, records: Iterable[Record], reason: str) -> None:
         """Move messages that can't be delivered to the parked table."""
-        self._parks += [(exchange, record, reason) for record in records]
-        self._forget_uncommitted(records)
+        self._pending.park(exchange, records, reason)
         self._wake.set()
 
     def ask_held(self, exchange: str, after_id: int) -> None:
         """Read the oldest messages held for `exchange` with ids above `after_id`, holds asked for before
         included; `on_available` is called when `take_held` has them."""
-        self._held_wanted[exchange] = HeldRequest(after_id)
-        # The answer to an earlier request must not be taken for the answer to this one.
-        self._held_pages.pop(exchange, None)
+        self._ahead.ask_held(exchange, after_id)
         self._wake.set()
 
     def take_held(self, exchange: str) -> list[Record] | None:
         """Return the page that was asked for, [] if there are no more; None while it is not there yet."""
-        return self._held_pages.pop(exchange, None)
-
-    def _forget_uncommitted(self, records: list[Record]) -> None:
-        for record in records:
-            self._uncommitted.pop(record.id, None)
+        return self._ahead.take_held(exchange)
 
     # -- the cycle -----------------------------------------------------------------------------------
+
+    def cycle(self) -> None:
+        """Commit what has gathered, read back what is wanted, and tell those whom it concerns.
+
+        May be ended while it waits for the thread: the next cycle takes up what that has done meanwhile.
+        """
+        if self._step is None:
+            self._step = self._begin()
+        step = self._step
+        step.answer.wait()
+        # No switch from here to the end: what the thread has done and what is known of it must not part.
+        self._step = None
+        try:
+            reply: JournalReply = outcome(step.answer)
+        except JournalDamaged as exc:
+            self._pending.give_back()
+            self._start_afresh(exc)
+        else:
+            self._settle(step, reply)
 
     def _wait_for_work(self) -> None:
         # Looked at before each wait, not only told by `_wake`: a writer that waits for room in the intake
@@ -268,174 +269,104 @@ class BackupProvider(Handler):
 
     def _seconds_to_work(self) -> float | None:
         """Return after how long there is something to do, 0 for now; None if not before something comes."""
-        if self.is_stopping or self._page_wanted:
+        if self.is_stopping or self._ahead.wants_any():
             return 0.0
-        if self.full:
-            return max(0.0, self._retry_at - time.monotonic())
-        if (
-            self._group or not self._intake.is_empty() or self._holds or self._parks or self._held_wanted
-            or (self._uncommitted and not self.bus_is_up)
-        ):  # fmt: skip
+        if self._obstacle:
+            return self._obstacle.seconds_to_retry()
+        if not self._intake.is_empty() or (self._pending.uncommitted and not self._bus_is_up):
             return 0.0
-        # A discard alone waits for company.
-        return None if self._discard_due is None else max(0.0, self._discard_due - time.monotonic())
+        return self._pending.seconds_to_work(self._monotonic())
 
-    def _cycle(self) -> None:
-        retry = not self.full or self.is_stopping or time.monotonic() >= self._retry_at
-        if retry:
-            self._intake.gather(self._group)
-        group = self._group[: self._portion] if retry else []
-        now = time.time()
-        first_id = self._next_id()
+    def _begin(self) -> _Step:
+        """Give the thread what has gathered."""
+        may_accept = self.is_stopping or self._obstacle.seconds_to_retry() == 0
+        group = self._intake.next_group() if may_accept else []
+        now = self._wall()
+        # Numbered before the commit, so that what skips it has its number too.
+        first_id = max(self.journal.next_id, self._ahead.last_id + 1)
         records = [
             Record(id, key, body, now)
             for id, (key, body) in enumerate((item for batch in group for item in batch.items), first_id)
         ]
-        keep = not retry or self._keeps_in_memory(group, records)
-        appends = records if not keep else []
-        if self._uncommitted and not keep:
-            appends = [*self._uncommitted.values(), *records]
-        changes = self._changes(appends)
-        try:
-            reply = self._journal_thread().commit_and_read(
-                changes, self._read_upto if self._page_wanted else None, self._held_wanted
-            )
-        except JournalDamaged as exc:
-            self._start_afresh(exc)
-            return
-        if reply.is_written:
-            self._settle_changes(changes)
-        if reply.error is not None and len(group) > 1:
-            # All that has gathered finds no room at once; a part of it may.
-            self._portion = len(group) // 2
-        elif reply.error is not None:
-            self._disk_is_full(reply.error, retry)
-        elif retry:
-            self._portion = self._portion and (2 * self._portion if len(group) < len(self._group) else None)
-            self._settle_group(group, records, keep)
-            self.full = self._intake.disk_is_full = False
-            self._intake.look_again()
-        self._settle_pages(reply)
+        is_kept = not may_accept or self._may_skip_commit(group, records)
+        transaction = self._pending.transaction([] if is_kept else records, with_uncommitted=not is_kept)
+        answer = self._thread.commit_and_read(transaction, self._ahead.wanted())
+        return _Step(group, records, transaction, is_kept, may_accept, answer)
 
-    def _journal_thread(self) -> JournalThread:
-        assert self._thread is not None, "start_service() comes first"
-        return self._thread
-
-    def _next_id(self) -> int:
-        return max(self.journal.next_id, self._last_id + 1)
-
-    def _keeps_in_memory(self, group: list[Batch], records: list[Record]) -> bool:
-        """Answer whether this group may skip its commit: durability `overflow`, and the bus keeps up."""
+    def _may_skip_commit(self, group: list[Batch], records: list[Record]) -> bool:
+        """Answer whether this group may go without a commit: durability `overflow`, and the bus keeps up."""
         return (
-            self._overflow and self.bus_is_up and not self.is_stopping
-            and self._read_upto == self._last_id
-            and len(self._memory) + len(records) <= self._memory_messages
-            and len(self._uncommitted) + len(records) <= 2 * self._memory_messages
+            self._settings.durability == "overflow" and self._bus_is_up and not self.is_stopping
+            and self._ahead.has_room(len(records))
+            and self._pending.uncommitted + len(records) <= 2 * self._memory_messages
             and not any(batch.on_accepted for batch in group)
         )  # fmt: skip
 
-    def _changes(self, appends: list[Record]) -> Transaction:
-        return Transaction(
-            appends=appends,
-            holds=list(self._holds),
-            parks=list(self._parks),
-            discards=self._discards.runs(),
-            held_discards=self._held_discards.runs(),
-            discard_upto=self._discard_upto,
-            held_discard_upto=dict(self._held_discard_upto),
-        )
+    def _settle(self, step: _Step, reply: JournalReply) -> None:
+        """Take up what the thread has done."""
+        if reply.is_written:
+            self._pending.settle(step.transaction, self._monotonic(), with_appends=reply.error is None)
+        else:
+            self._pending.give_back()
+        if reply.error is None:
+            if step.may_accept:
+                self._accept(step)
+        # All that has gathered finds no room at once; a part of it may.
+        elif not self._intake.try_half(step.group):
+            self._obstacle.met(reply.error, was_tried=step.may_accept)
+            self._intake.disk_is_full = True
+        self._take_pages(reply)
 
-    def _settle_changes(self, changes: Transaction) -> None:
-        """Take off the lists what a transaction has done; more may have been added meanwhile."""
-        del self._holds[: len(changes.holds)]
-        del self._parks[: len(changes.parks)]
-        if self._discard_upto == changes.discard_upto:
-            self._discard_upto = 0
-        for exchange, upto in changes.held_discard_upto.items():
-            if self._held_discard_upto.get(exchange) == upto:
-                del self._held_discard_upto[exchange]
-        self._discards.forget(changes.discards)
-        self._held_discards.forget(changes.held_discards)
-        is_done = not (self._discard_upto or self._held_discard_upto or self._discards or self._held_discards)
-        self._discard_due = None if is_done else time.monotonic() + _DISCARD_LINGER_S
-
-    def _settle_group(self, group: list[Batch], records: list[Record], keep: bool) -> None:
-        if not keep:
-            self._uncommitted.clear()
-        if records:
-            at_head = self._read_upto == self._last_id
-            self._last_id = records[-1].id
-            if keep:
-                self._uncommitted.update((record.id, record) for record in records)
+    def _accept(self, step: _Step) -> None:
+        """The messages of a step are in the journal, or may go without it."""
+        self._intake.accepted(step.group)
+        self._obstacle.passed()
+        self._intake.disk_is_full = False
+        if step.records:
+            if step.is_kept:
+                self._pending.keep(step.records)
                 # The journal counts ids that it has not seen as used, so that none comes again after a restart.
-                self.journal.next_id = self._last_id + 1
-            if keep or (at_head and len(self._memory) + len(records) <= self._memory_messages):
-                self._memory.extend(records)
-                self._read_upto = self._last_id
-            self.accepted += len(records)
+                self.journal.next_id = step.records[-1].id + 1
+            self._ahead.add_new(step.records, must_keep=step.is_kept)
+            self.accepted += len(step.records)
             self.on_available()
-        for batch in group:
-            self._intake.accepted(batch)
+        for batch in step.group:
             if batch.on_accepted is not None:
                 batch.on_accepted()
-        del self._group[: len(group)]
+        self._intake.look_again()
 
-    def _settle_pages(self, reply: JournalReply) -> None:
+    def _take_pages(self, reply: JournalReply) -> None:
         if reply.page is not None:
-            self._page_wanted = False
-            if reply.page:
-                self._read_upto = reply.page[-1].id
-                self._memory.extend(readable(reply.page))
-                self.on_available()
-            else:
-                # Everything between was discarded or moved.
-                self._read_upto = self._last_id
+            self._ahead.add_page(readable(reply.page), self._ahead.last_id)
         for exchange, (asked, stored) in reply.held.items():
-            if self._held_wanted.get(exchange) is asked:
-                del self._held_wanted[exchange]
-                self._held_pages[exchange] = readable(stored)
-        if reply.held:
+            self._ahead.add_held_page(exchange, asked, readable(stored))
+        if reply.page or reply.held:
             self.on_available()
 
     # -- bad weather -----------------------------------------------------------------------------------
 
-    def _disk_is_full(self, error: JournalFull, is_retry: bool) -> None:
-        """Nothing of the group was accepted: it stays in hand, and so does what could not be moved or discarded."""
-        if not self.full:
-            # Limited as well: where publishing makes a little room again and again it begins again and again.
-            self._full_log("%s: nothing more is accepted until there is room; publishing goes on", error)
-        else:
-            self._full_log("%s: tried again every %.0f s", error, _FULL_RETRY_S)
-        self.full = self._intake.disk_is_full = True
-        if is_retry:
-            # What else goes to the journal in between must not put the next attempt off.
-            self._retry_at = time.monotonic() + _FULL_RETRY_S
-
     def _start_afresh(self, error: JournalDamaged) -> None:
         """Set the damaged file aside. What is in memory goes on, and into the new file."""
-        aside = self._journal_thread().call(self.journal.start_afresh, str(error))
+        aside = self._thread.call(self.journal.start_afresh, str(error))
         self.report = OpenReport(aside, str(error), 0, False)
         # What was only in the old file stays there; ids go on above.
-        self._read_upto = self._last_id
-        self._page_wanted = False
+        self._ahead.skip_to_end()
         self.on_available()
 
     def _refuse_at_stop(self) -> None:
-        lost = sum(len(batch.items) for batch in self._group) + self._intake.messages
-        if lost:
-            log.error("the disk is full: %d messages that were read could not be accepted before the stop", lost)
-
-    def _spill_all(self) -> None:
-        if self._uncommitted and not self.full:
-            self._cycle()
+        if self._intake.messages:
+            log.error(
+                "the disk is full: %d messages that were read could not be accepted before the stop",
+                self._intake.messages,
+            )
 
 
 def backupprovider_factory(settings: Settings) -> BackupProvider:
     """Return a provider on the journal that `settings` name. Opens nothing yet."""
-    conn = settings.runtime
+    runtime = settings.runtime
     journal = DbRetry(
-        conn.backup_file,
-        table=conn.backup_table,
-        synchronous="normal" if conn.synchronous == "normal" else "full",
+        runtime.backup_file,
+        table=runtime.backup_table,
+        synchronous="normal" if runtime.synchronous == "normal" else "full",
     )
-    return BackupProvider(journal, conn)
+    return BackupProvider(journal, runtime)

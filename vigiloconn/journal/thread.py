@@ -1,113 +1,113 @@
-"""Trips to the journal's native thread: SQLite blocks the thread that calls it, and must not block the loop."""
+"""The journal's native thread: SQLite blocks the thread that calls it, and must not block the loop."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
+from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
 from vigiloconn.errors import BadMessage, JournalFull, VigiloError
-from vigiloconn.interfaces import UNREADABLE, Record
-from vigiloconn.journal.store import DbRetry, StoredRecord, Transaction
+from vigiloconn.interfaces import UNREADABLE, Answer, Record
+from vigiloconn.journal.store import DbRetry
+from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
 from vigiloconn.serialize import stored_route_key
 
 log = logging.getLogger(__name__)
 
-#: What is read back at a time, and at most kept in memory ahead of the publisher.
+#: What is read back at a time.
 PAGE_MESSAGES = 2000
 PAGE_BYTES = 2 << 20
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeldRequest:
-    """One request for a held page; told from others by identity, since one may come while a trip answers another."""
+class Pool(Protocol):
+    """Where calls are run one after the other: gevent's `ThreadPool`, or one that runs them in line."""
 
-    after_id: int
+    def spawn(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
+        """Run a call and return its answer to come."""
+
+    def kill(self) -> None:
+        """End what runs them. Blocks while a call runs."""
 
 
 @dataclass(slots=True)
 class JournalReply:
-    """What one trip brought back."""
+    """What one call brought back."""
 
     error: JournalFull | None = None
     is_written: bool = True
     """False when holds, parks and discards could not be done either."""
     page: list[StoredRecord] | None = None
-    """None when none was asked for as the trip began; one may have been asked for since."""
+    """None when none was wanted as the call began; one may be wanted since."""
     held: dict[str, tuple[HeldRequest, list[StoredRecord]]] = field(default_factory=dict)
 
 
 class JournalThread:
     """One native thread that alone touches a journal. Calls wait for it, and only the calling greenlet waits."""
 
-    def __init__(self, journal: DbRetry) -> None:
+    def __init__(self, journal: DbRetry, pool: Callable[[], Pool] = lambda: ThreadPool(1)) -> None:
         self._journal = journal
-        self._pool: Any = ThreadPool(1)
+        self._new_pool = pool
+        self._pool: Pool | None = None
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Return what `function` returns on the thread, or raise the error of ours that it raised."""
-        outcome = self._pool.apply(_outcome, (function, *args))
-        if isinstance(outcome, VigiloError):
-            raise outcome
-        result: T = outcome
+        result: T = outcome(self._spawn(function, *args))
         return result
 
-    def commit_and_read(
-        self, changes: Transaction, page_after: int | None, held_wanted: Mapping[str, HeldRequest]
-    ) -> JournalReply:
-        """Commit `changes`, then read a page behind `page_after` (None: none) and the held pages.
+    def commit_and_read(self, transaction: Transaction, wanted: Wanted) -> Answer:
+        """Begin to commit a transaction and then to read back what is wanted.
 
-        Raises `JournalDamaged`; a full disk is told in the result.
+        Give the answer to `outcome` for the `JournalReply`. The thread finishes it whatever becomes of those that
+        wait: to begin the same transaction again before its answer is there would be to append its messages twice.
         """
-        return self.call(self._commit_and_read, changes, page_after, dict(held_wanted))
+        return self._spawn(self._commit_and_read, transaction, wanted)
 
     def end(self) -> None:
-        """End the thread."""
-        self._pool.kill()
+        """End the thread. Harmless when called twice."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.kill()
 
-    def _commit_and_read(
-        self, changes: Transaction, page_after: int | None, held_wanted: dict[str, HeldRequest]
-    ) -> JournalReply:
+    def _spawn(self, function: Callable[..., Any], *args: Any) -> Answer:
+        if self._pool is None:
+            self._pool = self._new_pool()
+        return self._pool.spawn(_caught, function, *args)
+
+    def _commit_and_read(self, transaction: Transaction, wanted: Wanted) -> JournalReply:
         reply = JournalReply()
         journal = self._journal
         try:
-            if changes.appends or _has_more(changes):
-                journal.apply(changes)
+            if transaction:
+                journal.apply(transaction)
         except JournalFull as exc:
             reply.error = exc
-            reply.is_written = bool(changes.appends) and self._applied_without_appends(changes)
+            reply.is_written = bool(transaction.appends) and self._applied_without_appends(transaction)
         # Without room for holds and parks, reading on would gather them in memory without an end.
-        may_read = reply.is_written or len(changes.holds) + len(changes.parks) < 2 * PAGE_MESSAGES
-        if page_after is not None and may_read:
-            reply.page = journal.peek(page_after, PAGE_MESSAGES, PAGE_BYTES)
+        may_read = reply.is_written or len(transaction.holds) + len(transaction.parks) < 2 * PAGE_MESSAGES
+        if wanted.after_id is not None and may_read:
+            reply.page = journal.peek(wanted.after_id, PAGE_MESSAGES, PAGE_BYTES)
         if reply.is_written:
-            for exchange, asked in held_wanted.items():
+            for exchange, asked in wanted.held.items():
                 page = journal.peek_held(exchange, asked.after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
                 reply.held[exchange] = (asked, page)
         return reply
 
-    def _applied_without_appends(self, changes: Transaction) -> bool:
-        if not _has_more(changes):
-            # To commit nothing would cost the reserve all the same.
-            return True
+    def _applied_without_appends(self, transaction: Transaction) -> bool:
+        rest = replace(transaction, appends=())
         try:
-            self._journal.apply(replace(changes, appends=()))
+            # To commit nothing would cost the reserve all the same.
+            if rest:
+                self._journal.apply(rest)
         except JournalFull:
             return False
         return True
-
-
-def _has_more(changes: Transaction) -> bool:
-    """Answer whether there is something in it besides appends."""
-    return bool(
-        changes.holds or changes.parks or changes.discards or changes.held_discards
-        or changes.discard_upto or changes.held_discard_upto
-    )  # fmt: skip
 
 
 def readable(stored: Sequence[StoredRecord]) -> list[Record]:
@@ -123,7 +123,15 @@ def readable(stored: Sequence[StoredRecord]) -> list[Record]:
     return records
 
 
-def _outcome(function: Callable[..., Any], *args: Any) -> Any:
+def outcome(answer: Answer) -> Any:
+    """Wait for an answer of the thread and return it, or raise the error of ours that it holds."""
+    found = answer.get()
+    if isinstance(found, VigiloError):
+        raise found
+    return found
+
+
+def _caught(function: Callable[..., Any], *args: Any) -> Any:
     """Return what `function` returns, or the error of ours that it raised: gevent prints what a thread lets out."""
     try:
         return function(*args)

@@ -1,8 +1,8 @@
-"""What goes into a journal and comes out of it: one transaction, and the messages read back. Values only."""
+"""What goes into a journal and comes out of it: one transaction, what is read back, on what request. Values only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -34,6 +34,12 @@ class Transaction:
     held_discard_upto: dict[str, int] = field(default_factory=dict)
     """The same in the held table, exchange -> id."""
 
+    def __bool__(self) -> bool:
+        return bool(
+            self.appends or self.holds or self.parks or self.discards or self.held_discards
+            or self.discard_upto or self.held_discard_upto
+        )  # fmt: skip
+
     def parts(self, middle_id: Callable[[int, str | None], int]) -> list[Transaction]:
         """Cut changes without appends in two or more, each true by itself, in order; [] when they can't be cut.
 
@@ -62,6 +68,23 @@ class Transaction:
         [(exchange, upto)] = self.held_discard_upto.items()
         middle = middle_id(upto, exchange)
         return [Transaction(held_discard_upto={exchange: end}) for end in (middle, upto) if middle]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldRequest:
+    """One request for a held page; told from others by identity, since one may come while another is answered."""
+
+    after_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be read back."""
+
+    after_id: int | None
+    """The main table's page behind this id; None: none."""
+    held: Mapping[str, HeldRequest]
+    """exchange -> page of what is held for it."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ class Intake:
         self._on_put = on_put
         self._size_bytes = 0
         self._queue: Queue[Batch] = Queue(_BATCHES)
+        self._in_hand: list[Batch] = []
+        self._portion: int | None = None
         self._room = Event()
         self._is_closed = False
         self._drop_log = RateLimitedLog(log)
@@ -59,26 +61,28 @@ class Intake:
         self._on_put()
 
     def is_empty(self) -> bool:
-        """Answer whether no batch waits to be gathered."""
-        return bool(self._queue.empty())
+        """Answer whether no batch waits for the journal."""
+        return not self._in_hand and bool(self._queue.empty())
 
-    def gather(self, group: list[Batch]) -> None:
-        """Move batches to the group that the next transaction commits, up to a transaction's size."""
-        messages = sum(len(batch.items) for batch in group)
-        size_bytes = sum(batch.size_bytes for batch in group)
-        while messages < _GROUP_MESSAGES and size_bytes < _GROUP_BYTES:
-            try:
-                batch = self._queue.get_nowait()
-            except Empty:
-                return
-            group.append(batch)
-            messages += len(batch.items)
-            size_bytes += batch.size_bytes
+    def next_group(self) -> list[Batch]:
+        """Return the oldest batches, as many as one transaction takes. They stay in hand until they are accepted."""
+        self._gather()
+        return self._in_hand[: self._portion]
 
-    def accepted(self, batch: Batch) -> None:
-        """A batch that was gathered is in the journal."""
-        self.messages -= len(batch.items)
-        self._size_bytes -= batch.size_bytes
+    def accepted(self, group: list[Batch]) -> None:
+        """What `next_group` returned last is in the journal."""
+        self.messages -= sum(len(batch.items) for batch in group)
+        self._size_bytes -= sum(batch.size_bytes for batch in group)
+        if self._portion is not None:
+            self._portion = 2 * self._portion if len(group) < len(self._in_hand) else None
+        del self._in_hand[: len(group)]
+
+    def try_half(self, group: list[Batch]) -> bool:
+        """There was no room for all of a group: let the next one be smaller. False when it can't be."""
+        if len(group) < 2:
+            return False
+        self._portion = len(group) // 2
+        return True
 
     def look_again(self) -> None:
         """There may be room now: let those that wait for it look."""
@@ -88,6 +92,18 @@ class Intake:
         """Let nobody wait any longer: what finds no room from now on is refused."""
         self._is_closed = True
         self._room.set()
+
+    def _gather(self) -> None:
+        messages = sum(len(batch.items) for batch in self._in_hand)
+        size_bytes = sum(batch.size_bytes for batch in self._in_hand)
+        while messages < _GROUP_MESSAGES and size_bytes < _GROUP_BYTES:
+            try:
+                batch = self._queue.get_nowait()
+            except Empty:
+                return
+            self._in_hand.append(batch)
+            messages += len(batch.items)
+            size_bytes += batch.size_bytes
 
     def _drops_any(self, batch: Batch) -> bool:
         rule = self._settings.when_full_for

@@ -1,0 +1,54 @@
+"""What keeps the journal from accepting, and when to try again. Knows errors and time, handed in; no disks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from vigiloconn.errors import JournalFull
+from vigiloconn.interfaces import Level, Problem
+from vigiloconn.kit.ratelog import RateLimitedLog
+
+log = logging.getLogger(__name__)
+
+#: Between attempts to accept.
+RETRY_S = 1.0
+
+
+class Obstacle:
+    """Remembers the error that new messages met, until some are accepted again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._error: JournalFull | None = None
+        self._retry_at_s = 0.0
+        # Limited: where publishing makes a little room again and again, it comes again and again.
+        self._log = RateLimitedLog(log, logging.ERROR, clock=clock)
+
+    def __bool__(self) -> bool:
+        return self._error is not None
+
+    def met(self, error: JournalFull, *, was_tried: bool) -> None:
+        """Nothing could be accepted. `was_tried`: there was something to accept, so that it is tried again later."""
+        if self._error is None:
+            self._log("%s: nothing more is accepted until there is room; publishing goes on", error)
+        else:
+            self._log("%s: tried again every %.0f s", error, RETRY_S)
+        self._error = error
+        if was_tried:
+            # What else goes to the journal in between must not put the next attempt off.
+            self._retry_at_s = self._clock() + RETRY_S
+
+    def passed(self) -> None:
+        """Messages could be accepted."""
+        self._error = None
+
+    def seconds_to_retry(self) -> float:
+        """Return the seconds until new messages may be tried, 0 when they may be now."""
+        return max(0.0, self._retry_at_s - self._clock()) if self._error is not None else 0.0
+
+    def problem(self) -> Problem | None:
+        """Return what an operator should know."""
+        if self._error is None:
+            return None
+        return Problem("disk-full", Level.CRITICAL, "no room on the disk for the journal")
