@@ -148,7 +148,7 @@ def test_second_process_on_the_same_journal_ends_with_status_1(process: Connecto
     other.launch()
     try:
         assert other.wait() == 1
-        assert f"held by another process (pid {process.process.pid})" in other.log_text()
+        assert f"is held by process {process.process.pid}" in other.log_text()
         assert "Traceback" not in other.log_text()
         process.send("event|1|h|s|OK|still works")
         process.sync()

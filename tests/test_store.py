@@ -375,7 +375,7 @@ def test_a_second_process_is_refused_with_the_owners_pid(journal: DbRetry) -> No
         [sys.executable, "-c", script, journal.path], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
     assert child.returncode != 0
-    assert f"held by another process (pid {os.getpid()})" in child.stderr
+    assert f"is held by process {os.getpid()}: stop it" in child.stderr
     append(journal, 1)
 
 
@@ -384,7 +384,7 @@ def test_a_refused_second_owner_leaves_the_lock_with_the_first_which_frees_it_on
     link = path.with_name("other-name.sqlite")
     link.symlink_to(path)
     for name in (path, link):
-        with pytest.raises(StartError, match="held by another process"):
+        with pytest.raises(StartError, match="is held by process"):
             DbRetry(name).open()
     append(first, 1)
     first.close()
@@ -540,7 +540,7 @@ def test_damage_found_while_running_is_told_and_a_fresh_start_keeps_ids_ascendin
     assert (journal.rows, journal.size_bytes) == (0, 0)
     records = append(journal, 2)
     assert ids(journal) == [r.id for r in records]
-    with pytest.raises(StartError, match="held by another"):
+    with pytest.raises(StartError, match="is held by process"):
         DbRetry(path).open()
     journal.close()
     assert Path(f"{path}.lock").exists()

@@ -1,12 +1,10 @@
-"""The files around a journal: its owner's lock, its reserve, the damaged one set aside.
+"""The files around a journal: its place, its reserve, the damaged one set aside.
 
 Knows paths, disks and what SQLite's error codes mean for them; nothing of rows and tables.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import sqlite3
@@ -138,45 +136,6 @@ def check_place(path: Path) -> None:
         raise StartError(
             f"journal {path}: not readable and writable for user id {os.geteuid()}: check its owner and mode"
         )
-
-
-class OwnerLock:
-    """Says which process owns a journal. The file stays behind, only the lock on it counts."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd = -1
-
-    def acquire(self) -> None:
-        """Take the lock or raise `StartError`, which names the owner."""
-        try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as exc:
-            raise StartError(f"journal lock {self.path}: {exc.strerror}: check its owner and mode") from exc
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            if exc.errno not in (errno.EAGAIN, errno.EACCES):
-                raise StartError(f"journal lock {self.path}: can't be locked here: {exc.strerror}") from exc
-            raise StartError(
-                f"journal lock {self.path}: held by another process (pid {owner}): stop it, or name another file "
-                "in backup_file"
-            ) from exc
-        self._fd = fd
-        try:
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        except OSError:
-            # The number is for people only, and a full disk must not keep the connector from starting.
-            log.debug("journal lock %s: could not note the pid", self.path, exc_info=True)
-
-    def release(self) -> None:
-        """Let go of the lock. Harmless when it is not held."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Reserve:

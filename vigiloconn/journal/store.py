@@ -18,7 +18,6 @@ from peewee import PeeweeException, SqliteDatabase
 from vigiloconn.errors import JournalDamaged, JournalFull, SettingsError, StartError
 from vigiloconn.journal.files import (
     NoRoom,
-    OwnerLock,
     Reserve,
     check_place,
     free_bytes,
@@ -30,6 +29,7 @@ from vigiloconn.journal.files import (
 )
 from vigiloconn.journal.rows import PREFIX, Counts, JournalRows
 from vigiloconn.journal.transaction import OpenReport, ParkedRecord, StoredRecord, Transaction
+from vigiloconn.kit.lockfile import LockFile
 
 __all__ = ["DbRetry", "OpenReport", "ParkedRecord", "StoredRecord", "Transaction"]
 
@@ -78,7 +78,8 @@ class DbRetry:
         self._counts = Counts()
         self._opened_at = 0.0
         self._inode = (0, 0)
-        self._lock = OwnerLock(Path(f"{self.path}.lock"))
+        advice = ": stop it, or name another file in backup_file"
+        self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
         self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes)
         self._pragmas = {
             "synchronous": synchronous,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vigiloconn.errors import StartError
+
+log = logging.getLogger(__name__)
 
 
 class LockHeld(StartError):
@@ -18,10 +22,14 @@ class LockFile:
     """A lock on `path`. The file stays: unlinking it could take it from one who has just locked it.
 
     So a file that a dead process left is no obstacle; what counts is the lock on it, not that it is there.
+    `name` is what errors call it, `advice` what they tell to do when it is held.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, name: str = "lock_file", advice: str = "", mode: int = 0o644) -> None:
         self.path = path
+        self._title = f"{name} {path}"
+        self._advice = advice
+        self._mode = mode
         self._fd: int | None = None
 
     @classmethod
@@ -40,23 +48,23 @@ class LockFile:
 
     def acquire(self) -> None:
         """Take the lock and write our process id. Raises `LockHeld`, and `StartError` when the file can't be used."""
-        try:
-            # O_NOFOLLOW: the directory may be one that others write to.
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-        except OSError as exc:
-            raise StartError(f"lock_file {self.path} can't be opened: {exc.strerror}") from exc
+        fd = self._open()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.write(fd, b"%d\n" % os.getpid())
         except BlockingIOError:
             holder = os.read(fd, 32).split(b"\n")[0].decode("ascii", "replace")
             os.close(fd)
-            raise LockHeld(f"lock_file {self.path} is held by process {holder or '(unknown)'}") from None
+            raise LockHeld(f"{self._title} is held by process {holder or '(unknown)'}{self._advice}") from None
         except OSError as exc:
             os.close(fd)
-            raise StartError(f"lock_file {self.path} can't be locked: {exc.strerror}") from exc
+            raise StartError(f"{self._title} can't be locked: {exc.strerror}") from exc
         self._fd = fd
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, b"%d\n" % os.getpid())
+        except OSError as exc:
+            # The number is for people only, and a full disk must keep nobody from starting.
+            log.debug("%s: the process id can't be noted: %s", self._title, exc.strerror)
 
     def release(self) -> None:
         """Give the lock up. Harmless when it is not held."""
@@ -69,3 +77,18 @@ class LockFile:
                 # A disk that fails is no reason to fail with the work done.
                 pass
             os.close(fd)
+
+    def _open(self) -> int:
+        # O_NOFOLLOW: the directory may be one that others write to. O_NONBLOCK: a FIFO must not hang.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            fd = os.open(self.path, flags, self._mode)
+        except OSError as exc:
+            raise StartError(f"{self._title} can't be opened: {exc.strerror}") from exc
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise StartError(f"{self._title}: expected a regular file, found something else")
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~self._mode:
+            os.fchmod(fd, self._mode)
+        return fd
