@@ -9,6 +9,7 @@ import logging
 import os
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from peewee import PeeweeException
@@ -141,7 +142,7 @@ def check_place(path: Path) -> None:
 class Reserve:
     """Room on the disk that is kept for the moment when there is none."""
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
+    def __init__(self, path: Path, size_bytes: int, free_bytes: Callable[[Path], int] = free_bytes) -> None:
         self.path = path
         self.size_bytes = size_bytes
         """What it has, or would have at least; on a small disk less than was asked for."""
@@ -150,6 +151,7 @@ class Reserve:
         self.is_spent = False
         """True while there is none: given up, or never made for want of room."""
         self._wanted_bytes = size_bytes
+        self._free_bytes = free_bytes
 
     def keep(self) -> bool:
         """Make the reserve, or find it made. Returns False, and leaves nothing, when the disk has too little room.
@@ -176,7 +178,7 @@ class Reserve:
         while True:
             if self._is_allocated(size_bytes):
                 return size_bytes
-            if free_bytes(self.path.parent) >= 2 * size_bytes:
+            if self._free_bytes(self.path.parent) >= 2 * size_bytes:
                 self._allocate(size_bytes)
                 return size_bytes
             size_bytes //= 2
@@ -197,7 +199,7 @@ class Reserve:
         """
         if self._wanted_bytes <= 0:
             return True
-        return not self.is_spent and free_bytes(self.path.parent) >= size_bytes
+        return not self.is_spent and self._free_bytes(self.path.parent) >= size_bytes
 
     def _is_allocated(self, size_bytes: int) -> bool:
         try:

@@ -51,6 +51,7 @@ class DbRetry:
     Synchronous, and used by one thread at a time. Bodies are JSON objects in UTF-8: the main table's column type,
     which is the old program's, would turn a text that looks like a number into one. Errors of SQLite come out as
     `JournalFull` (nothing of the transaction is done, try again later) or `JournalDamaged` (call `start_afresh`).
+    `clock` gives UNIX seconds, `free_bytes` what may still be written below a directory.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class DbRetry:
         reserve_bytes: int = 1 << 20,
         parked_max: int = 100_000,
         clock: Callable[[], float] = time.time,
+        free_bytes: Callable[[Path], int] = free_bytes,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", table) or table.lower().startswith(("sqlite_", PREFIX)):
             raise SettingsError(
@@ -74,13 +76,14 @@ class DbRetry:
         self.uuid = ""
         self.next_id = 1
         self._clock = clock
+        self._free_bytes = free_bytes
         self._parked_max = parked_max
         self._counts = Counts()
         self._opened_at = 0.0
         self._inode = (0, 0)
         advice = ": stop it, or name another file in backup_file"
         self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
-        self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes)
+        self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes, free_bytes)
         self._pragmas = {
             "synchronous": synchronous,
             "cache_size": "-2000",
@@ -398,7 +401,7 @@ class DbRetry:
         """Fold the write-ahead log into the file, as far as readers and the disk allow; TRUNCATE also empties it."""
         try:
             # One that fails half-way has used up the room and freed none.
-            if self.volatile or self._growth_bytes() <= free_bytes(self.path.parent):
+            if self.volatile or self._growth_bytes() <= self._free_bytes(self.path.parent):
                 self._rows.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         except (sqlite3.Error, JournalDamaged) as exc:
             log.debug("journal %s: checkpoint: %s", self.path, exc)
