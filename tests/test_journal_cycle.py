@@ -41,10 +41,10 @@ class NoRoom:
         self._apply = crank.journal.apply
         monkeypatch.setattr(crank.journal, "apply", self.apply)
 
-    def apply(self, changes: Transaction) -> None:
-        if self.is_full and (self.refuses_all or len(changes.appends) > self.most_appends):
+    def apply(self, transaction: Transaction) -> None:
+        if self.is_full and (self.refuses_all or len(transaction.appends) > self.most_appends):
             raise JournalFull("no room")
-        self._apply(changes)
+        self._apply(transaction)
 
 
 # Acceptance.
@@ -333,7 +333,7 @@ def test_an_error_that_is_no_weather_ends_the_cycle_and_the_next_one_begins_anew
 ) -> None:
     crank.put(2, "a")
     with monkeypatch.context() as patch:
-        patch.setattr(crank.journal, "apply", lambda changes: 1 / 0)
+        patch.setattr(crank.journal, "apply", lambda transaction: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             crank.provider.cycle()
     crank.provider.cycle()

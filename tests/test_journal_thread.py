@@ -28,16 +28,16 @@ class Refusing:
     """Lets a journal refuse the transactions that `refuses` says."""
 
     def __init__(self, journal: DbRetry, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.refuses = lambda changes: bool(changes.appends)
+        self.refuses = lambda transaction: bool(transaction.appends)
         self.asked: list[Transaction] = []
         self._apply = journal.apply
         monkeypatch.setattr(journal, "apply", self.apply)
 
-    def apply(self, changes: Transaction) -> None:
-        self.asked.append(changes)
-        if self.refuses(changes):
+    def apply(self, transaction: Transaction) -> None:
+        self.asked.append(transaction)
+        if self.refuses(transaction):
             raise JournalFull("no room")
-        self._apply(changes)
+        self._apply(transaction)
 
 
 def turn(journal: DbRetry, transaction: Transaction, wanted: Wanted = NOTHING) -> JournalReply:
@@ -102,7 +102,7 @@ def test_new_messages_alone_are_not_tried_again_as_nothing(journal: DbRetry, mon
 
 def test_where_nothing_can_be_written_pages_are_still_read(journal: DbRetry, monkeypatch: pytest.MonkeyPatch) -> None:
     old = append(journal, 3)
-    Refusing(journal, monkeypatch).refuses = lambda changes: True
+    Refusing(journal, monkeypatch).refuses = lambda transaction: True
     for appends in ((), take(journal, 1)):
         reply = turn(journal, Transaction(appends=appends, discards=[(1, 1)]), Wanted(old[0].id, {}))
         assert (str(reply.error), reply.is_written, page_ids(reply.page)) == ("no room", False, [2, 3])

@@ -139,9 +139,9 @@ def test_times_stay_for_as_long_as_a_row_needs_them(journal: DbRetry) -> None:
 
 def test_a_hold_or_park_that_comes_again_is_not_counted_twice(journal: DbRetry) -> None:
     records = append(journal, 3)
-    changes = Transaction(holds=[("a", records[0])], parks=[("a", records[1], "why")], discard_upto=0)
-    journal.apply(changes)
-    journal.apply(changes)
+    transaction = Transaction(holds=[("a", records[0])], parks=[("a", records[1], "why")], discard_upto=0)
+    journal.apply(transaction)
+    journal.apply(transaction)
     assert (journal.rows, journal.parked_rows, ids(journal)) == (2, 1, [records[2].id])
     assert_totals_are_exact(journal)
 

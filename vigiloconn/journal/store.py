@@ -143,23 +143,23 @@ class DbRetry:
             log.warning(lacking, self.path, self._reserve.size_bytes)
         return OpenReport(aside, problem, self.rows, False)
 
-    def apply(self, changes: Transaction) -> None:
-        """Commit `changes` in one transaction.
+    def apply(self, transaction: Transaction) -> None:
+        """Commit `transaction`, whole or not at all.
 
-        On a full disk changes without appends give up the reserve, and may then be done in steps, oldest first;
+        On a full disk one without appends gives up the reserve, and may then be done in steps, oldest first;
         after an error in between it is right to apply the same again. Raises `JournalFull`, `JournalDamaged`.
         """
         try:
-            self._commit(changes)
+            self._commit(transaction)
         except NoRoom:
-            if changes.appends:
+            if transaction.appends:
                 # The write-ahead log itself may hold the room that is wanted.
                 self._checkpoint()
-                self._commit(changes)
+                self._commit(transaction)
             else:
                 self._reserve.give_up()
                 self._checkpoint()
-                self._commit_in_parts(changes)
+                self._commit_in_parts(transaction)
         if self._growth_bytes() > self._reserve.size_bytes // 2 > 0:
             # What is in the log only must fit into the reserve, or on a full disk the log could never be emptied.
             self._checkpoint("PASSIVE")
@@ -342,38 +342,38 @@ class DbRetry:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _commit(self, changes: Transaction) -> None:
+    def _commit(self, transaction: Transaction) -> None:
         counts = self._counts.copy()
         rows = self._rows
-        used_id = max(self.next_id - 1, changes.appends[-1].id if changes.appends else 0)
+        used_id = max(self.next_id - 1, transaction.appends[-1].id if transaction.appends else 0)
         if not self.volatile:
             self._check_place()
         with self._transaction():
-            if changes.appends:
+            if transaction.appends:
                 # Once in the log, once in the file, and what SQLite puts around them.
-                room_bytes = 3 * sum(len(record.body) for record in changes.appends)
-                rows.append(counts, changes.appends, may_grow=self._reserve.spares(room_bytes))
-            rows.hold(counts, changes.holds)
-            rows.park(counts, changes.parks, self._clock(), self._parked_max)
-            rows.discard_runs(counts, changes.discards)
-            rows.discard_held_runs(counts, changes.held_discards)
-            if changes.discards:
+                room_bytes = 3 * sum(len(record.body) for record in transaction.appends)
+                rows.append(counts, transaction.appends, may_grow=self._reserve.spares(room_bytes))
+            rows.hold(counts, transaction.holds)
+            rows.park(counts, transaction.parks, self._clock(), self._parked_max)
+            rows.discard_runs(counts, transaction.discards)
+            rows.discard_held_runs(counts, transaction.held_discards)
+            if transaction.discards:
                 rows.forget_unused_times(used_id + 1)
-            if changes.discard_upto > 0:
-                rows.discard(counts, changes.discard_upto)
-            for exchange, upto in changes.held_discard_upto.items():
+            if transaction.discard_upto > 0:
+                rows.discard(counts, transaction.discard_upto)
+            for exchange, upto in transaction.held_discard_upto.items():
                 rows.discard_held(counts, exchange, upto)
             rows.save(counts, used_id, {})
         self._counts = counts
         self.next_id = max(self.next_id, used_id + 1)
 
-    def _commit_in_parts(self, changes: Transaction) -> None:
-        """Commit `changes` at once or, as long as there is no room for that, in halves, the older one first."""
+    def _commit_in_parts(self, transaction: Transaction) -> None:
+        """Commit a transaction at once or, as long as there is no room for that, in halves, the older one first."""
         try:
-            self._commit(changes)
+            self._commit(transaction)
         except NoRoom:
             with self._translated():
-                parts = changes.parts(self._rows.middle_id)
+                parts = transaction.parts(self._rows.middle_id)
             if not parts:
                 raise
             for part in parts:

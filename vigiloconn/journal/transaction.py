@@ -41,7 +41,7 @@ class Transaction:
         )  # fmt: skip
 
     def parts(self, middle_id: Callable[[int, str | None], int]) -> list[Transaction]:
-        """Cut changes without appends in two or more, each true by itself, in order; [] when they can't be cut.
+        """Cut a transaction without appends in two or more, each true by itself, in order; [] when it can't be cut.
 
         `middle_id(upto, exchange)` gives the id in the middle of the rows up to `upto`, in the held table with an
         exchange and in the main table without; 0 when there are fewer than two.
