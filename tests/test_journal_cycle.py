@@ -407,6 +407,30 @@ def test_the_stop_commits_what_is_not_confirmed(path: Path) -> None:
     again.close()
 
 
+# What a stop still waits for.
+
+
+def test_fresh_is_what_is_on_its_way_through_memory_and_no_backlog(
+    crank: Crank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = crank.provider.has_fresh
+    assert not fresh()
+    crank.put(2)
+    assert fresh()
+    crank.provider.cycle()
+    assert fresh()
+    crank.provider.take(2)
+    assert not fresh()
+    crank.put(4001)
+    crank.provider.cycle()
+    assert not fresh()
+    crank.take()
+    NoRoom(crank, monkeypatch)
+    crank.put(1)
+    crank.provider.cycle()
+    assert not fresh()
+
+
 # When a cycle is due.
 
 

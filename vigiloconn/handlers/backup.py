@@ -206,8 +206,8 @@ class BackupProvider(Handler):
 
     def has_fresh(self) -> bool:
         """Answer whether messages are on their way to `take`, or wait for it, that need not be read back first."""
-        is_coming = bool(self._memory or self._group) or not self._intake.is_empty()
-        return is_coming and not self.full and self._read_upto == self._last_id
+        is_coming = len(self._ahead) > 0 or not self._intake.is_empty()
+        return is_coming and self._ahead.is_at_end and not self._obstacle
 
     def discard_upto(self, id: int) -> None:
         """Every message of the main table up to `id` is finished."""
