@@ -70,6 +70,32 @@ class Sink(Protocol):
         """Take a batch. Blocks the calling greenlet while there is no room."""
 
 
+class Journal(Protocol):
+    """The journal, as those see it who empty it. Nothing here blocks; all is done in the journal's next cycle."""
+
+    @property
+    def uuid(self) -> str:
+        """What the ids of this journal's messages begin with."""
+
+    def discard_upto(self, id: int) -> None:
+        """Every message of the main table up to `id` is finished."""
+
+    def discard_held_upto(self, exchange: str, id: int) -> None:
+        """Every message held for `exchange` up to `id` is finished."""
+
+    def hold(self, exchange: str, records: list[Record]) -> None:
+        """Move messages of the main table behind those that are held for `exchange`."""
+
+    def park(self, exchange: str, records: list[Record], reason: str) -> None:
+        """Move messages that can't be delivered to the parked table."""
+
+    def ask_held(self, exchange: str, after_id: int) -> None:
+        """Read the oldest messages held for `exchange` with ids above `after_id`."""
+
+    def take_held(self, exchange: str) -> list[Record] | None:
+        """Return the page that was asked for, [] if there are no more; None while it is not there yet."""
+
+
 class Level(enum.IntEnum):
     """How bad a problem is; the numbers are Nagios' own."""
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from gevent.event import Event
 
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.handlers.backup import BackupProvider
 from vigiloconn.interfaces import Connection, Level, Problem
-from vigiloconn.kit.ratelog import RateLimitedLog
-from vigiloconn.options import Publication, Settings
-from vigiloconn.publishing.outlet import Outlet, State
+from vigiloconn.options import Settings
+from vigiloconn.publishing.outlet import Outlet
+from vigiloconn.publishing.states import State
 from vigiloconn.publishing.watermark import Watermark
 from vigiloconn.supervisor import Handler
 
@@ -36,20 +37,25 @@ class BusPublisher(Handler):
     A message leaves the journal by the broker's confirm of that very message, by its TTL, or by being
     parked or held with its reason. Messages of one exchange leave in the order of acceptance.
 
+    `clock` gives monotonic seconds, `wall_clock` UNIX ones.
+
     Counters in `stats()`: sent, expired, parked, unroutable; gauges: in_flight, held_exchanges.
     """
 
     name = "publisher"
 
-    def __init__(self, provider: BackupProvider, settings: Settings) -> None:
+    def __init__(
+        self,
+        provider: BackupProvider,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self.journal = provider
-        self.main_watermark = Watermark()
-        self.batch_send_perf = settings.bus.batch_send_perf
-        self.batch_linger_s = settings.bus.batch_linger_ms / 1000
-        # Whoever mended an exchange expects it to be found within two heartbeats.
-        self.settle_max_s = min(60.0, settings.bus.heartbeat_s)
-        self.log_traffic = settings.bus.log_traffic
-        self.parked_log = RateLimitedLog(log)
+        self.main_watermark = Watermark(provider.discard_upto)
+        self._clock = clock
+        self._wall_clock = wall_clock
         self._settings = settings
         self._window = settings.bus.window
         self._confirm_timeout_s = settings.bus.confirm_timeout_s
@@ -61,7 +67,7 @@ class BusPublisher(Handler):
         self._is_draining = False
         self.is_stopping = False
         """True once the stop was asked for: nothing has a reason to wait for company any more."""
-        self._moved_at = time.monotonic()
+        self._moved_at = self._clock()
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -69,14 +75,14 @@ class BusPublisher(Handler):
         self.journal.on_available = self._wake.set
         for exchange, count in self.journal.held_exchanges().items():
             log.warning("exchange %s: %d messages are held from before", exchange, count)
-            self._outlets[exchange] = Outlet(exchange, self, count)
+            self._outlets[exchange] = self._made_outlet(exchange, count)
 
     def run(self) -> None:
         self._recover()
         while not self.is_stopping:
             self._wake.wait(self._seconds_to_deadline())
             self._wake.clear()
-            self._pump()
+            self.pump()
         self._send_last()
 
     def stop_service(self) -> None:
@@ -85,18 +91,18 @@ class BusPublisher(Handler):
 
     def _send_last(self) -> None:
         """Send what the sources put until they ended, then wait a moment for confirms."""
-        until_s = time.monotonic() + min(_STOP_CONFIRM_S, self.supervisor.remaining_s() / 2)
-        while self._may_send() and self.journal.has_fresh() and (left_s := until_s - time.monotonic()) > 0:
+        until_s = self._clock() + min(_STOP_CONFIRM_S, self.supervisor.remaining_s() / 2)
+        while self._may_send() and self.journal.has_fresh() and (left_s := until_s - self._clock()) > 0:
             self._wake.wait(left_s)
             self._wake.clear()
-            self._pump()
+            self.pump()
         self._is_draining = True
-        self._wait_idle(max(0.0, until_s - time.monotonic()))
+        self._wait_idle(max(0.0, until_s - self._clock()))
 
     def connection_initialized(self) -> None:
         self._connection = self.client.connection
         self._is_draining = False
-        self._moved_at = time.monotonic()
+        self._moved_at = self._clock()
         self._wake.set()
 
     def connection_lost(self) -> None:
@@ -106,7 +112,7 @@ class BusPublisher(Handler):
         self._idle.set()
 
     def connection_blocked(self, blocked: bool) -> None:
-        self._moved_at = time.monotonic()
+        self._moved_at = self._clock()
         self._wake.set()
 
     def drain(self, timeout_s: float) -> None:
@@ -117,9 +123,9 @@ class BusPublisher(Handler):
         """Throw a connection away on which nothing is confirmed any more."""
         connection = self._connection
         if connection is None or connection.blocked or not self.in_flight:
-            self._moved_at = time.monotonic()
+            self._moved_at = self._clock()
             return
-        stalled_s = time.monotonic() - self._moved_at
+        stalled_s = self._clock() - self._moved_at
         if stalled_s > self._confirm_timeout_s:
             connection.abort(f"{self.in_flight} messages sent and none confirmed for {stalled_s:.0f} s")
 
@@ -144,14 +150,6 @@ class BusPublisher(Handler):
 
     # -- what the outlets ask ------------------------------------------------------------------------------
 
-    def publication(self, kind: str) -> Publication:
-        """Return exchange and TTL of messages of type `kind`."""
-        return self._settings.publication(kind)
-
-    def parks_unroutable(self, kind: str) -> bool:
-        """Answer whether a message of type `kind` that nobody wants is parked (else it is counted and forgotten)."""
-        return self._settings.runtime.when_unroutable_for(kind) == "park"
-
     def count(self, figure: str, number: int) -> None:
         """Add to a counter."""
         self._counts[figure] += number
@@ -163,7 +161,7 @@ class BusPublisher(Handler):
 
     def progress(self) -> None:
         """Something was answered: there may be room in the window, and the connection is alive."""
-        self._moved_at = time.monotonic()
+        self._moved_at = self._clock()
         self.client.note_success()
         self._wake.set()
         if not self.in_flight:
@@ -192,14 +190,15 @@ class BusPublisher(Handler):
         if not self._may_send():
             return None
         deadlines = [due for outlet in self._outlets.values() if (due := outlet.deadline()) is not None]
-        return max(0.001, min(deadlines) - time.monotonic()) if deadlines else None
+        return max(0.001, min(deadlines) - self._clock()) if deadlines else None
 
     def _may_send(self) -> bool:
         connection = self._connection
         return connection is not None and not connection.blocked and not self._is_draining
 
-    def _pump(self) -> None:
-        """Send until nothing is left, the window is full or the bus is gone."""
+    def pump(self) -> None:
+        """Send until nothing is left, the window is full or the bus is gone. Blocks only while the broker does not
+        read; `run` calls it whenever something has changed."""
         while self._may_send() and (connection := self._connection) is not None:
             taken = self._fill()
             try:
@@ -235,8 +234,14 @@ class BusPublisher(Handler):
         exchange = self._settings.publication(kind).exchange
         outlet = self._outlets.get(exchange)
         if outlet is None:
-            outlet = self._outlets[exchange] = Outlet(exchange, self)
+            outlet = self._outlets[exchange] = self._made_outlet(exchange)
         return outlet
+
+    def _made_outlet(self, exchange: str, held_count: int = 0) -> Outlet:
+        return Outlet(
+            exchange, self._settings, self.journal, self,
+            clock=self._clock, wall_clock=self._wall_clock, held_count=held_count,
+        )  # fmt: skip
 
     def _wait_idle(self, timeout_s: float) -> None:
         self._idle.clear()

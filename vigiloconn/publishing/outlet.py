@@ -1,30 +1,28 @@
 """An outlet: one exchange's way to the bus, on a channel of its own.
 
 A channel per exchange, because the broker answers a publish that it refuses by closing the channel:
-so a missing exchange costs the others nothing, and there is no doubt about which one it was.
-
-    OPEN      messages go as they come
-    HELD      the broker refused: messages gather in the journal's held table, in order
-    PROBING   the oldest held message is on its way, alone, on a fresh channel
-    DRAINING  it was confirmed: the held ones go, newer ones still queue behind them
+so a missing exchange costs the others nothing, and there is no doubt about which one it was. Which states
+an outlet has, and what leads from one to another, is in `states`.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
-import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from vigiloconn.bus.confirms import ConfirmChannel
+from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.interfaces import Connection, Record
+from vigiloconn.interfaces import Connection, Journal, Record
 from vigiloconn.kit.backoff import backoff_delays
 from vigiloconn.kit.ratelog import RateLimitedLog
-from vigiloconn.options import Publication
-from vigiloconn.publishing.routes import Routes, perf_body, perf_head
+from vigiloconn.options import Settings
+from vigiloconn.publishing.batches import PerfBatches, batch_body
+from vigiloconn.publishing.held import HeldReader
+from vigiloconn.publishing.routes import Routes
+from vigiloconn.publishing.states import Event, State, next_state
+from vigiloconn.publishing.suspicion import Suspicion
 from vigiloconn.publishing.watermark import Watermark
 
 log = logging.getLogger(__name__)
@@ -34,80 +32,63 @@ Token = Record | list[Record]
 #: One write's size. Larger ones gain nothing, and hold the connection's lock for longer.
 _BUFFER_MESSAGES = 200
 _BUFFER_BYTES = 256 << 10
-#: Messages of a held exchange that are in memory at a time.
-_HELD_MESSAGES = 1000
 _REFUSED_CODES = (403, 404)
 
 
-class State(enum.Enum):
-    OPEN = "open"
-    HELD = "held"
-    PROBING = "probing"
-    DRAINING = "draining"
-
-
-class Journal(Protocol):
-    """What an outlet asks of the journal's side; nothing here blocks."""
-
-    @property
-    def uuid(self) -> str: ...
-    def discard_upto(self, id: int) -> None: ...
-    def discard_held_upto(self, exchange: str, id: int) -> None: ...
-    def hold(self, exchange: str, records: list[Record]) -> None: ...
-    def park(self, exchange: str, records: list[Record], reason: str) -> None: ...
-    def ask_held(self, exchange: str, after_id: int) -> None: ...
-    def take_held(self, exchange: str) -> list[Record] | None: ...
-
-
 class Publisher(Protocol):
-    """What an outlet asks of the publisher that owns it."""
+    """The publisher, as its outlets see it."""
 
-    @property
-    def journal(self) -> Journal: ...
     main_watermark: Watermark
-    batch_send_perf: int
-    batch_linger_s: float
-    settle_max_s: float
-    log_traffic: bool
     is_stopping: bool
-    parked_log: RateLimitedLog
+    """True once the stop was asked for: nothing has a reason to wait for company any more."""
 
-    def publication(self, kind: str) -> Publication: ...
-    def parks_unroutable(self, kind: str) -> bool: ...
-    def count(self, figure: str, number: int) -> None: ...
-    def progress(self) -> None: ...
-    def is_full(self) -> bool: ...
+    def is_full(self) -> bool:
+        """Answer whether nothing more is taken before some of what is under way is done."""
+
+    def count(self, figure: str, number: int) -> None:
+        """Add to a counter."""
+
+    def progress(self) -> None:
+        """Something was answered."""
 
 
 class Outlet:
     """Sends the messages of one exchange in order, and decides what an answer of the broker means.
 
     `step` runs on the publisher's greenlet, the answers come on the reader's. Neither yields between
-    looking at the state and changing it, so they need no lock.
+    looking at the state and changing it, so they need no lock. `clock` gives monotonic seconds, `wall_clock` UNIX ones.
     """
 
-    def __init__(self, exchange: str, publisher: Publisher, held_count: int = 0) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        settings: Settings,
+        journal: Journal,
+        publisher: Publisher,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        held_count: int = 0,
+    ) -> None:
         self.exchange = exchange
         self.state = State.HELD if held_count else State.OPEN
         self.reason = "messages were held when the connector stopped" if held_count else ""
         self.queue: deque[Record] = deque()
         self.channel: ConfirmChannel[Token] | None = None
-        self.held_count = held_count
+        self._settings = settings
+        self._journal = journal
         self._publisher = publisher
-        self._journal = publisher.journal
-        self._held_watermark = Watermark()
-        self._watermark = self._held_watermark if held_count else publisher.main_watermark
-        self._held_read_upto = 0
-        self._held_asked: int | None = None
-        self._held_end: int | None = None
-        self._holds = 0
-        self._routes = Routes(exchange, publisher.publication, publisher.batch_send_perf)
-        self._returned: dict[str, str] = {}
-        self._delays = backoff_delays(1.0, publisher.settle_max_s)
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._held = HeldReader(exchange, journal, held_count)
+        self._watermark = self._held.watermark if held_count else publisher.main_watermark
+        self._batches = PerfBatches(settings.bus.batch_send_perf, settings.bus.batch_linger_ms / 1000, clock)
+        self._routes = Routes(exchange, settings.publication, self._batches.is_on)
+        self._returned: dict[str, Returned] = {}
+        self._suspicion = Suspicion()
+        self._delays = self._fresh_delays()
         self._probe_at = 0.0
-        self._suspect_id = 0
-        self._careful_upto = 0
-        self._linger_until: float | None = None
+        self._parked_log = RateLimitedLog(log)
 
     # -- what the publisher asks -----------------------------------------------------------------------
 
@@ -115,6 +96,11 @@ class Outlet:
     def outstanding(self) -> int:
         """Publishes that the broker has not answered."""
         return self.channel.outstanding if self.channel is not None else 0
+
+    @property
+    def held_count(self) -> int:
+        """Messages that are held."""
+        return self._held.count
 
     @property
     def is_at_rest(self) -> bool:
@@ -129,16 +115,16 @@ class Outlet:
             self._hold([record])
 
     def deadline(self) -> float | None:
-        """Return when `step` has something to do by itself (monotonic seconds), None when it has not."""
+        """Return when `step` has something to do by itself (seconds of the clock), None when it has not."""
         if self.state is State.HELD and self.outstanding == 0:
             return self._probe_at
-        return self._linger_until
+        return self._batches.due
 
     def step(self, connection: Connection) -> int:
         """Send what may be sent now in one write; return the number of publishes. Raises `BusDown`."""
-        self._linger_until = None
+        self._batches.due = None
         if self.state is State.HELD:
-            if self.outstanding or time.monotonic() < self._probe_at:
+            if self.outstanding or self._clock() < self._probe_at:
                 return 0
             self._begin_probe()
         if self.state is not State.OPEN:
@@ -146,7 +132,7 @@ class Outlet:
         if not self.queue:
             return 0
         limit = _BUFFER_MESSAGES
-        if self.state is State.PROBING or self._careful_upto:
+        if self._is_alone():
             if self.outstanding:
                 return 0
             limit = 1
@@ -161,18 +147,30 @@ class Outlet:
         channel, self.channel = self.channel, None
         unanswered = _flat(channel.unanswered()) if channel is not None else []
         self._returned.clear()
-        self._linger_until = None
+        self._batches.due = None
         if isinstance(error, BusRefused) and unanswered:
             # The broker closed the connection because of something that we sent; perhaps this.
-            self._suspect(unanswered)
-        if self._watermark is not self._publisher.main_watermark:
+            self._suspicion.closed(unanswered)
+        if self._watermark is self._held.watermark:
             self.queue.clear()
-            self._to_held((error and str(error)) or "the connection was lost", at_once=True)
+            self._to_held(Event.LOST, (error and str(error)) or "the connection was lost")
         elif self.state is State.OPEN:
+            self._move(Event.LOST)
             self.queue.extendleft(reversed(unanswered))
         else:
+            self._move(Event.LOST)
             self._hold(unanswered)
             self._probe_at = 0.0
+
+    # -- the state ---------------------------------------------------------------------------------------
+
+    def _move(self, event: Event) -> None:
+        """The only place where the state changes."""
+        self.state = next_state(self.state, event)
+
+    def _is_alone(self) -> bool:
+        """Answer whether each publish has to wait for the answer to the one before it."""
+        return self.state is State.PROBING or self._suspicion.is_careful
 
     # -- sending -----------------------------------------------------------------------------------------
 
@@ -195,7 +193,7 @@ class Outlet:
         tokens: list[Token] = []
         size = 0
         prefix = self._journal.uuid.encode() + b"-"
-        now = time.time()
+        now = self._wall_clock()
         while queue and len(tokens) < limit and size < _BUFFER_BYTES:
             record = queue[0]
             try:
@@ -210,36 +208,20 @@ class Outlet:
             token: Token = record
             body = record.body
             if is_batched:
-                token = self._perf_group()
+                # In a full window it would wait for what can't come before it is gone.
+                token = self._batches.take(queue, not self._publisher.is_stopping and not self._publisher.is_full())
                 if not token:
                     break
-                body = perf_body(token)
+                body = batch_body(token)
             else:
                 queue.popleft()
-            if self._publisher.log_traffic:
+            if self._settings.bus.log_traffic:
                 log.debug("to %s: %s", self.exchange, body)
             frame = frames.render(body, prefix + b"%d" % record.id)
             size += len(frame)
             parts.append(frame)
             tokens.append(token)
         return b"".join(parts), tokens
-
-    def _perf_group(self) -> list[Record]:
-        """Take the performance messages at the head that go as one; none while there is reason to wait for more."""
-        wanted = self._publisher.batch_send_perf
-        group = perf_head(self.queue, wanted)
-        may_grow = len(group) == len(self.queue) and len(group) < wanted
-        # In a full window it would wait for what can't come before it is gone.
-        if may_grow and not self._publisher.is_stopping and not self._publisher.is_full():
-            now = time.monotonic()
-            # An incomplete one waits for as long as the oldest in it may be late.
-            due = now + max(0.0, group[0].accepted_at + self._publisher.batch_linger_s - time.time())
-            if due > now:
-                self._linger_until = due
-                return []
-        for _ in group:
-            self.queue.popleft()
-        return group
 
     # -- answers -------------------------------------------------------------------------------------------
 
@@ -251,42 +233,38 @@ class Outlet:
             return
         if self._returned:
             tokens = self._without_returned(tokens)
-        records = _flat(tokens) if self._publisher.batch_send_perf > 1 else tokens
+        records = _flat(tokens) if self._batches.is_on else tokens
         if not records:
             return
         self._publisher.count("sent", len(tokens))
         self._finish(records, is_taken=True)  # type: ignore[arg-type]
 
     def _finish(self, records: Sequence[Record], is_taken: bool = False) -> None:
-        """Tell the watermark, and through it the journal, that these are done; `is_taken`: the exchange took them."""
-        watermark = self._watermark
-        moved = watermark.finish(records)
-        if self._careful_upto and records[-1].id >= self._careful_upto:
-            self._careful_upto = 0
-        if watermark is self._held_watermark:
-            self.held_count -= len(records)
-            if moved:
-                self._journal.discard_held_upto(self.exchange, watermark.finished_upto)
-            if is_taken and self.state is State.PROBING:
-                self.state = State.DRAINING
+        """Tell the journal that these are done; `is_taken`: the exchange took them."""
+        self._suspicion.finished(records[-1].id)
+        if self._watermark is self._held.watermark:
+            self._held.finish(records)
+        else:
+            self._watermark.finish(records)
+        if is_taken:
+            if self.state is State.PROBING:
                 log.info("exchange %s: accepts again, %d held messages go first", self.exchange, self.held_count)
-        elif moved:
-            self._journal.discard_upto(watermark.finished_upto)
+            self._move(Event.TAKEN)
         self._publisher.progress()
 
-    def _on_returned(self, message_id: str, reason: str) -> None:
-        self._returned[message_id.rpartition("-")[2]] = reason
+    def _on_returned(self, message_id: str, returned: Returned) -> None:
+        self._returned[message_id.rpartition("-")[2]] = returned
 
     def _without_returned(self, tokens: list[Token]) -> list[Token]:
         """Deal with the messages that nobody on the bus wants; return the others."""
         wanted: list[Token] = []
         for token in tokens:
             records = token if isinstance(token, list) else [token]
-            reason = self._returned.pop(str(records[0].id), None)
-            if reason is None:
+            returned = self._returned.pop(str(records[0].id), None)
+            if returned is None:
                 wanted.append(token)
-            elif self._publisher.parks_unroutable(records[0].key.type):
-                self._park(records, reason, is_taken=True)
+            elif self._settings.runtime.when_unroutable_for(records[0].key.type) == "park":
+                self._park(records, returned.text, is_taken=True)
             else:
                 self._publisher.count("unroutable", len(records))
                 self._finish(records, is_taken=True)
@@ -295,9 +273,7 @@ class Outlet:
     def _park(self, records: list[Record], reason: str, is_taken: bool = False) -> None:
         self._journal.park(self.exchange, records, reason)
         self._publisher.count("parked", len(records))
-        self._publisher.parked_log(
-            "exchange %s: message %d parked: %s", self.exchange or "unknown", records[0].id, reason
-        )
+        self._parked_log("exchange %s: message %d parked: %s", self.exchange or "unknown", records[0].id, reason)
         self._finish(records, is_taken)
 
     def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:
@@ -305,99 +281,76 @@ class Outlet:
         self.channel = None
         self._returned.clear()
         records = _flat(unanswered)
-        was_alone = self.state is State.PROBING or bool(self._careful_upto)
         if error.code in _REFUSED_CODES:
             self._refuse(records, str(error))
-        elif was_alone and len(unanswered) == 1:
+        elif self._is_alone() and len(unanswered) == 1:
             self._park(records, str(error))
         else:
             log.warning("exchange %s: channel closed: %s", self.exchange, error)
-            self._suspect(records)
-            if self.state is State.HELD and self._watermark is self._publisher.main_watermark:
-                self._hold(records)
-            elif self.state is not State.HELD:
-                self.queue.extendleft(reversed(records))
+            self._suspicion.closed(records)
+            self._take_back(records)
         self._publisher.progress()
 
-    def _suspect(self, records: list[Record]) -> None:
-        """Remember the head; at the second time send one by one, until the culprit is found."""
-        if records and records[0].id == self._suspect_id:
-            self._careful_upto = records[-1].id
-        self._suspect_id = records[0].id if records else 0
+    def _take_back(self, records: list[Record]) -> None:
+        """What was on its way when the channel was closed goes again, first."""
+        if self.state is not State.HELD:
+            self.queue.extendleft(reversed(records))
+        elif self._watermark is not self._held.watermark:
+            self._hold(records)
 
     # -- held ------------------------------------------------------------------------------------------------
 
     def _refuse(self, records: list[Record], reason: str) -> None:
         """The exchange does not take messages now: it is held."""
-        if self._watermark is self._publisher.main_watermark:
+        if self._watermark is not self._held.watermark:
             # What is on its way may still be confirmed; only what was refused or not sent is moved.
             self._hold([*records, *self.queue])
         self.queue.clear()
-        self._to_held(reason)
+        self._to_held(Event.REFUSED, reason)
         self._publisher.progress()
 
-    def _to_held(self, reason: str, at_once: bool = False) -> None:
+    def _to_held(self, event: Event, reason: str) -> None:
         if self.state is State.OPEN:
-            self._delays = backoff_delays(1.0, self._publisher.settle_max_s)
+            self._delays = self._fresh_delays()
         if self.state is not State.HELD:
-            delay_s = 0.0 if at_once else next(self._delays)
-            self._probe_at = time.monotonic() + delay_s
+            delay_s = 0.0 if event is Event.LOST else next(self._delays)
+            self._probe_at = self._clock() + delay_s
             log.warning(
                 "exchange %s: held, %d messages wait: %s; tried again in %.1f s",
                 self.exchange, self.held_count, reason, delay_s,
             )
-        self.state = State.HELD
+        self._move(event)
         self.reason = reason
 
     def _hold(self, records: list[Record]) -> None:
-        if not records:
-            return
-        self._journal.hold(self.exchange, records)
-        self.held_count += len(records)
-        self._holds += 1
-        watermark = self._publisher.main_watermark
-        if watermark.finish(records):
-            self._journal.discard_upto(watermark.finished_upto)
+        if records:
+            self._held.hold(records)
+            self._publisher.main_watermark.finish(records)
 
     def _begin_probe(self) -> None:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
-        self._watermark = self._held_watermark
-        self.state = State.PROBING
-        self._held_asked = self._held_end = None
-        # What was read and not confirmed goes first; the rest is still in the table.
-        self.queue = deque(self._held_watermark.unfinished())
+        self._watermark = self._held.watermark
+        self._move(Event.DUE)
+        self.queue = deque(self._held.begin())
 
     def _read_held(self) -> None:
         """Keep the queue filled from the held table; open the outlet when there are no more."""
-        if self._held_asked is not None:
-            page = self._journal.take_held(self.exchange)
-            if page is None:
-                return
-            is_complete, self._held_asked = self._held_asked == self._holds, None
-            self._held_watermark.take(page)
-            self.queue.extend(page)
-            if page:
-                self._held_read_upto = page[-1].id
-            elif is_complete:
-                self._held_end = self._holds
-        if self._held_end == self._holds:
-            # Everything was read. To ask again before something more is held would never end.
-            if not self.queue and not self._held_watermark.unfinished():
-                self._open()
-            return
-        if len(self._held_watermark) <= _HELD_MESSAGES // 2:
-            self._held_asked = self._holds
-            self._journal.ask_held(self.exchange, self._held_read_upto)
+        self.queue += self._held.read()
+        # To look for more before something more is held would never end.
+        if not self.queue and self._held.is_done():
+            self._open()
 
     def _open(self) -> None:
         log.info("exchange %s: no more held messages", self.exchange)
-        self.state = State.OPEN
+        self._move(Event.EMPTIED)
         self.reason = ""
-        self.held_count = 0
         self._watermark = self._publisher.main_watermark
-        self._delays = backoff_delays(1.0, self._publisher.settle_max_s)
+
+    def _fresh_delays(self) -> Iterator[float]:
+        # Whoever mended an exchange expects it to be found within two heartbeats.
+        return backoff_delays(1.0, min(60.0, self._settings.bus.heartbeat_s))
 
 
 def _flat(tokens: Iterable[Token]) -> list[Record]:

@@ -1,20 +1,18 @@
-"""How the messages of one exchange are rendered: frames for each route, and batches of performance data.
+"""How the messages of one exchange travel: the frames of each route.
 
 Knows publications and frames, not what becomes of a message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage
-from vigiloconn.interfaces import UNREADABLE, Record, RouteKey
+from vigiloconn.interfaces import UNREADABLE, RouteKey
 from vigiloconn.options import Publication
 
-#: A message that gathers performance data stays well below what brokers take as one message.
-_PERF_BATCH_BYTES = 1 << 20
 #: Routing keys come from outside: a flood of different ones must not fill the memory.
 _MAX_ROUTES = 1000
 
@@ -28,12 +26,12 @@ class Route(NamedTuple):
 
 
 class Routes:
-    """The routes of one exchange on one channel. With `batch_send_perf` above 1 performance messages are batched."""
+    """The routes of one exchange on one channel; `batches_perf`: performance messages go in batches."""
 
-    def __init__(self, exchange: str, publication: Callable[[str], Publication], batch_send_perf: int) -> None:
+    def __init__(self, exchange: str, publication: Callable[[str], Publication], batches_perf: bool) -> None:
         self._exchange = exchange
         self._publication = publication
-        self._batches = batch_send_perf > 1
+        self._batches = batches_perf
         self._known: dict[RouteKey, Route] = {}
 
     def forget(self) -> None:
@@ -61,20 +59,3 @@ class Routes:
             self._known.clear()
         route = self._known[key] = Route(frames, ttl_s, is_batched)
         return route
-
-
-def perf_head(records: Iterable[Record], wanted: int) -> list[Record]:
-    """Return the performance messages at the head of `records` that go as one message, at most `wanted`."""
-    size_bytes = 0
-    group: list[Record] = []
-    for record in records:
-        if record.key.type != "perf" or len(group) == wanted or size_bytes + len(record.body) > _PERF_BATCH_BYTES:
-            break
-        group.append(record)
-        size_bytes += len(record.body) + 1
-    return group
-
-
-def perf_body(group: Iterable[Record]) -> bytes:
-    """Return the one message that carries a group."""
-    return b'{"type":"perf","messages":[' + b",".join([record.body for record in group]) + b"]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from vigiloconn.interfaces import Record
 
@@ -12,10 +12,11 @@ class Watermark:
     """Turns messages that finish in any order into "everything up to this id is finished".
 
     The journal discards by id range, so a message that is done ahead of an older one is remembered here
-    until that one is done too.
+    until that one is done too. `on_moved(upto_id)` is called with the new end of what is finished.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_moved: Callable[[int], None]) -> None:
+        self._on_moved = on_moved
         self.taken: deque[Record] = deque()
         """Taken and not discardable, in the order of their ids."""
         self.finished_upto = 0
@@ -33,8 +34,8 @@ class Watermark:
             self.taken.append(record)
             self.size_bytes += len(record.body)
 
-    def finish(self, records: Iterable[Record]) -> bool:
-        """Mark messages as finished; return True when `finished_upto` has moved. Repeats do no harm."""
+    def finish(self, records: Iterable[Record]) -> None:
+        """Mark messages as finished. Repeats do no harm."""
         taken, finished, before = self.taken, self._finished, self.finished_upto
         for record in records:
             if taken and taken[0].id == record.id:
@@ -47,7 +48,8 @@ class Watermark:
             finished.discard(done.id)
             self.size_bytes -= len(done.body)
             self.finished_upto = done.id
-        return self.finished_upto != before
+        if self.finished_upto != before:
+            self._on_moved(self.finished_upto)
 
     def unfinished(self) -> list[Record]:
         """Return what is taken and not finished, in order."""
