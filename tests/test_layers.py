@@ -133,7 +133,7 @@ def test_py_amqp_is_imported_at_its_edge_only() -> None:
     ("vigiloconn.journal.thread", {"amqp"}),
     ("vigiloconn.handlers.backup", {"amqp"}),
     ("vigiloconn.bus.rotation", {"gevent", "amqp"}),
-    ("vigiloconn.publishing.watermark", {"gevent", "amqp", "peewee"}),
+    ("vigiloconn.publishing.ledger", {"gevent", "amqp", "peewee"}),
 ])  # fmt: skip
 def test_what_a_module_has_no_use_for_is_not_loaded_with_it(module: str, never: set[str]) -> None:
     script = f"import sys, {module}\nprint([m for m in {sorted(never)!r} if m in sys.modules])"

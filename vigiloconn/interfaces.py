@@ -7,7 +7,7 @@ themselves are passed to constructors; nothing here is instantiated but the smal
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -77,11 +77,11 @@ class Journal(Protocol):
     def uuid(self) -> str:
         """What the ids of this journal's messages begin with."""
 
-    def discard_upto(self, id: int) -> None:
-        """Every message of the main table up to `id` is finished."""
+    def discard(self, ids: Iterable[int]) -> None:
+        """These messages of the main table are finished."""
 
-    def discard_held_upto(self, exchange: str, id: int) -> None:
-        """Every message held for `exchange` up to `id` is finished."""
+    def discard_held(self, ids: Iterable[int]) -> None:
+        """These held messages are finished."""
 
     def hold(self, exchange: str, records: list[Record]) -> None:
         """Move messages of the main table behind those that are held for `exchange`."""

@@ -16,9 +16,9 @@ from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.handlers.backup import BackupProvider
 from vigiloconn.interfaces import Connection, Level, Problem
 from vigiloconn.options import Settings
+from vigiloconn.publishing.ledger import Ledger
 from vigiloconn.publishing.outlet import Outlet
 from vigiloconn.publishing.states import State
-from vigiloconn.publishing.watermark import Watermark
 from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
@@ -53,13 +53,14 @@ class BusPublisher(Handler):
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.journal = provider
-        self.main_watermark = Watermark(provider.discard_upto)
+        self.ledger = Ledger(provider.discard)
         self._clock = clock
         self._wall_clock = wall_clock
         self._settings = settings
         self._window = settings.bus.window
         self._confirm_timeout_s = settings.bus.confirm_timeout_s
-        self._outlets: dict[str, Outlet] = {}
+        self.outlets: dict[str, Outlet] = {}
+        """Exchange -> its outlet, for each to which something was to go."""
         self._counts: Counter[str] = Counter()
         self._connection: Connection | None = None
         self._wake = Event()
@@ -75,7 +76,7 @@ class BusPublisher(Handler):
         self.journal.on_available = self._wake.set
         for exchange, count in self.journal.held_exchanges().items():
             log.warning("exchange %s: %d messages are held from before", exchange, count)
-            self._outlets[exchange] = self._made_outlet(exchange, count)
+            self.outlets[exchange] = self._made_outlet(exchange, count)
 
     def run(self) -> None:
         self._recover()
@@ -107,7 +108,7 @@ class BusPublisher(Handler):
 
     def connection_lost(self) -> None:
         self._connection = None
-        for outlet in self._outlets.values():
+        for outlet in self.outlets.values():
             outlet.connection_lost(self.client.last_error)
         self._idle.set()
 
@@ -134,14 +135,14 @@ class BusPublisher(Handler):
         return {
             **{name: self._counts[name] for name in names},
             "in_flight": self.in_flight,
-            "held_exchanges": sum(outlet.state is not State.OPEN for outlet in self._outlets.values()),
+            "held_exchanges": sum(outlet.state is not State.OPEN for outlet in self.outlets.values()),
         }
 
     def problems(self) -> list[Problem]:
         found = [
             Problem("exchange-held", Level.WARNING,
                     f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}")
-            for outlet in self._outlets.values() if outlet.state is not State.OPEN
+            for outlet in self.outlets.values() if outlet.state is not State.OPEN
         ]
         if self._connection is not None and self._connection.blocked:
             text = "the broker takes no messages (connection.blocked)"
@@ -156,8 +157,8 @@ class BusPublisher(Handler):
 
     def is_full(self) -> bool:
         """Answer whether nothing more is taken before some of what is under way is done."""
-        room = self._window - len(self.main_watermark)
-        return room < min(_MIN_TAKE, self._window) or self.main_watermark.size_bytes > _WINDOW_BYTES
+        room = self._window - len(self.ledger)
+        return room < min(_MIN_TAKE, self._window) or self.ledger.size_bytes > _WINDOW_BYTES
 
     def progress(self) -> None:
         """Something was answered: there may be room in the window, and the connection is alive."""
@@ -171,25 +172,25 @@ class BusPublisher(Handler):
 
     def _recover(self) -> None:
         """Begin anew after a crash: what it left between a queue and the wire is in no queue any more."""
-        if not self.main_watermark and all(outlet.is_at_rest for outlet in self._outlets.values()):
+        if not self.ledger and all(outlet.is_at_rest for outlet in self.outlets.values()):
             return
         if self._connection is not None:
             self._connection.abort("the publisher was restarted")
             self.connection_lost()
-        for outlet in self._outlets.values():
+        for outlet in self.outlets.values():
             outlet.queue.clear()
-        for record in self.main_watermark.unfinished():
+        for record in self.ledger.unfinished():
             self._outlet(record.key.type).add(record)
 
     @property
     def in_flight(self) -> int:
         """Publishes that the broker has not answered."""
-        return sum(outlet.outstanding for outlet in self._outlets.values())
+        return sum(outlet.outstanding for outlet in self.outlets.values())
 
     def _seconds_to_deadline(self) -> float | None:
         if not self._may_send():
             return None
-        deadlines = [due for outlet in self._outlets.values() if (due := outlet.deadline()) is not None]
+        deadlines = [due for outlet in self.outlets.values() if (due := outlet.deadline()) is not None]
         return max(0.001, min(deadlines) - self._clock()) if deadlines else None
 
     def _may_send(self) -> bool:
@@ -202,7 +203,7 @@ class BusPublisher(Handler):
         while self._may_send() and (connection := self._connection) is not None:
             taken = self._fill()
             try:
-                sent = sum([outlet.step(connection) for outlet in list(self._outlets.values())])
+                sent = sum([outlet.step(connection) for outlet in list(self.outlets.values())])
             except BusDown as exc:
                 log.debug("sending stopped: %s", exc)
                 return
@@ -217,11 +218,11 @@ class BusPublisher(Handler):
         # A backlog is left for the next start: it could not be confirmed in the time that a stop has.
         if self.is_full() or (self.is_stopping and not self.journal.has_fresh()):
             return 0
-        watermark = self.main_watermark
-        records = self.journal.take(self._window - len(watermark))
+        ledger = self.ledger
+        records = self.journal.take(self._window - len(ledger))
         if not records:
             return 0
-        watermark.take(records)
+        ledger.take(records)
         kind, outlet = "", None
         for record in records:
             if outlet is None or record.key.type != kind:
@@ -232,9 +233,9 @@ class BusPublisher(Handler):
 
     def _outlet(self, kind: str) -> Outlet:
         exchange = self._settings.publication(kind).exchange
-        outlet = self._outlets.get(exchange)
+        outlet = self.outlets.get(exchange)
         if outlet is None:
-            outlet = self._outlets[exchange] = self._made_outlet(exchange)
+            outlet = self.outlets[exchange] = self._made_outlet(exchange)
         return outlet
 
     def _made_outlet(self, exchange: str, held_count: int = 0) -> Outlet:

@@ -20,10 +20,10 @@ from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
 from vigiloconn.publishing.batches import PerfBatches, batch_body
 from vigiloconn.publishing.held import HeldReader
+from vigiloconn.publishing.ledger import Ledger
 from vigiloconn.publishing.routes import Routes
 from vigiloconn.publishing.states import Event, State, next_state
 from vigiloconn.publishing.suspicion import Suspicion
-from vigiloconn.publishing.watermark import Watermark
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ _REFUSED_CODES = (403, 404)
 class Publisher(Protocol):
     """The publisher, as its outlets see it."""
 
-    main_watermark: Watermark
+    ledger: Ledger
+    """What is taken from the main table and unfinished: the window."""
     is_stopping: bool
     """True once the stop was asked for: nothing has a reason to wait for company any more."""
 
@@ -81,7 +82,7 @@ class Outlet:
         self._clock = clock
         self._wall_clock = wall_clock
         self._held = HeldReader(exchange, journal, held_count)
-        self._watermark = self._held.watermark if held_count else publisher.main_watermark
+        self._books: Ledger | HeldReader = self._held if held_count else publisher.ledger
         self._batches = PerfBatches(settings.bus.batch_send_perf, settings.bus.batch_linger_ms / 1000, clock)
         self._routes = Routes(exchange, settings.publication, self._batches.is_on)
         self._returned: dict[str, Returned] = {}
@@ -108,7 +109,7 @@ class Outlet:
         return self.state in (State.OPEN, State.HELD)
 
     def add(self, record: Record) -> None:
-        """Take a message of the main watermark: into the queue, or behind those that are held."""
+        """Take a message of the main table: into the queue, or behind those that are held."""
         if self.state is State.OPEN:
             self.queue.append(record)
         else:
@@ -151,7 +152,7 @@ class Outlet:
         if isinstance(error, BusRefused) and unanswered:
             # The broker closed the connection because of something that we sent; perhaps this.
             self._suspicion.closed(unanswered)
-        if self._watermark is self._held.watermark:
+        if self._books is self._held:
             self.queue.clear()
             self._to_held(Event.LOST, (error and str(error)) or "the connection was lost")
         elif self.state is State.OPEN:
@@ -241,11 +242,11 @@ class Outlet:
 
     def _finish(self, records: Sequence[Record], is_taken: bool = False) -> None:
         """Tell the journal that these are done; `is_taken`: the exchange took them."""
+        self._books.finish(records)
+        self._move_on(records, is_taken)
+
+    def _move_on(self, records: Sequence[Record], is_taken: bool) -> None:
         self._suspicion.finished(records[-1].id)
-        if self._watermark is self._held.watermark:
-            self._held.finish(records)
-        else:
-            self._watermark.finish(records)
         if is_taken:
             if self.state is State.PROBING:
                 log.info("exchange %s: accepts again, %d held messages go first", self.exchange, self.held_count)
@@ -274,7 +275,8 @@ class Outlet:
         self._journal.park(self.exchange, records, reason)
         self._publisher.count("parked", len(records))
         self._parked_log("exchange %s: message %d parked: %s", self.exchange or "unknown", records[0].id, reason)
-        self._finish(records, is_taken)
+        self._books.hand_over(records)
+        self._move_on(records, is_taken)
 
     def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:
         """The broker closed the channel."""
@@ -295,14 +297,14 @@ class Outlet:
         """What was on its way when the channel was closed goes again, first."""
         if self.state is not State.HELD:
             self.queue.extendleft(reversed(records))
-        elif self._watermark is not self._held.watermark:
+        elif self._books is not self._held:
             self._hold(records)
 
     # -- held ------------------------------------------------------------------------------------------------
 
     def _refuse(self, records: list[Record], reason: str) -> None:
         """The exchange does not take messages now: it is held."""
-        if self._watermark is not self._held.watermark:
+        if self._books is not self._held:
             # What is on its way may still be confirmed; only what was refused or not sent is moved.
             self._hold([*records, *self.queue])
         self.queue.clear()
@@ -325,13 +327,13 @@ class Outlet:
     def _hold(self, records: list[Record]) -> None:
         if records:
             self._held.hold(records)
-            self._publisher.main_watermark.finish(records)
+            self._publisher.ledger.hand_over(records)
 
     def _begin_probe(self) -> None:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
-        self._watermark = self._held.watermark
+        self._books = self._held
         self._move(Event.DUE)
         self.queue = deque(self._held.begin())
 
@@ -346,7 +348,7 @@ class Outlet:
         log.info("exchange %s: no more held messages", self.exchange)
         self._move(Event.EMPTIED)
         self.reason = ""
-        self._watermark = self._publisher.main_watermark
+        self._books = self._publisher.ledger
 
     def _fresh_delays(self) -> Iterator[float]:
         # Whoever mended an exchange expects it to be found within two heartbeats.

@@ -1,0 +1,541 @@
+"""What a publisher makes of each answer, in each state: on a journal in memory and a scripted bus, in milliseconds."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests.support.publishing import Rig, ids
+from vigiloconn.publishing.states import Event, ImpossibleEvent, State, next_state
+
+# --- open ----------------------------------------------------------------------------------------------------------
+
+
+def test_messages_go_in_order_and_leave_the_journal_with_their_confirm() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(5)
+    assert ids(rig.connection.published) == [1, 2, 3, 4, 5]
+    assert sorted(rig.journal.main) == [1, 2, 3, 4, 5]
+    rig.ack()
+    assert rig.journal.is_empty
+    assert rig.publisher.stats()["sent"] == 5
+
+
+def test_confirm_out_of_order_finishes_that_message_and_no_other() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(5)
+    rig.channel().ack(3)
+    assert sorted(rig.journal.main) == [1, 2, 4, 5]
+    rig.channel().ack(2, multiple=True)
+    assert sorted(rig.journal.main) == [4, 5]
+
+
+def test_each_exchange_has_a_channel_of_its_own() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(2, "event")
+    rig.accept(2, "state")
+    assert rig.channel("event") is not rig.channel("state")
+    rig.channel("event").close_by_broker(404)
+    assert rig.ack("state") == [3, 4]
+
+
+def test_every_publish_is_mandatory_and_carries_the_journals_name_and_its_number() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(1, key="a.key")
+    [message] = rig.connection.published
+    assert (message.mandatory, message.message_id, message.routing_key) == (True, "j-1", "a.key")
+
+
+def test_window_bounds_what_is_on_its_way() -> None:
+    rig = Rig("window = 10")
+    rig.connect()
+    rig.accept(25)
+    assert len(rig.unanswered()) == 10
+    rig.ack()
+    assert len(rig.unanswered()) == 10
+    rig.ack()
+    assert rig.ack() == [21, 22, 23, 24, 25]
+
+
+def test_nothing_is_sent_while_the_broker_blocks_and_all_of_it_after() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.client.block()
+    rig.accept(3)
+    assert rig.connection.published == []
+    assert [problem.name for problem in rig.publisher.problems()] == ["broker-blocked"]
+    rig.client.block(False)
+    rig.pump()
+    assert rig.ack() == [1, 2, 3]
+
+
+def test_lost_connection_sends_what_is_unconfirmed_again_first_and_in_order() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(5)
+    rig.channel().ack(2)
+    rig.client.lose()
+    rig.accept(2)
+    rig.connect()
+    assert rig.ack() == [1, 3, 4, 5, 6, 7]
+    assert rig.journal.is_empty
+
+
+def test_connection_that_breaks_in_the_middle_of_a_write_loses_nothing() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.connection.cut_after(3, "cable")
+    rig.accept(5)
+    rig.client.lose()
+    rig.connect()
+    assert rig.ack() == [1, 2, 3, 4, 5]
+    assert rig.journal.is_empty
+
+
+# --- refused: held, probed, drained --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [403, 404])
+def test_refused_exchange_is_held_with_what_was_on_its_way_and_what_comes_after(code: int) -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(3)
+    rig.channel().close_by_broker(code, "no such thing")
+    rig.accept(2)
+    assert rig.state() is State.HELD
+    assert sorted(rig.journal.held) == [1, 2, 3, 4, 5]
+    assert rig.journal.main == {}
+    [problem] = rig.publisher.problems()
+    assert problem.name == "exchange-held"
+    assert "event" in problem.text
+    assert "5 messages" in problem.text
+    assert "no such thing" in problem.text
+
+
+def held(count: int = 5) -> Rig:
+    """Return a rig whose exchange `event` is held, with `count` messages."""
+    rig = Rig("heartbeat = 10")
+    rig.connect()
+    rig.accept(count)
+    rig.channel().close_by_broker(404)
+    assert rig.state() is State.HELD
+    return rig
+
+
+def test_held_exchange_is_tried_with_its_oldest_message_alone_when_its_time_has_come() -> None:
+    rig = held()
+    rig.wait(0.5)
+    assert ids(rig.connection.published) == [1, 2, 3, 4, 5]
+    rig.wait(0.5)
+    assert rig.state() is State.PROBING
+    assert rig.unanswered() == [1]
+    assert len(rig.connection.channels) == 1
+
+
+def test_held_messages_go_before_newer_ones_once_one_was_taken() -> None:
+    rig = held()
+    rig.wait(1)
+    rig.accept(1)
+    assert rig.ack() == [1]
+    assert rig.state() is State.DRAINING
+    rig.accept(1)
+    assert rig.unanswered() == [2, 3, 4, 5, 6, 7]
+    rig.ack()
+    assert rig.state() is State.OPEN
+    assert rig.journal.is_empty
+    assert rig.publisher.problems() == []
+    rig.accept(1)
+    assert rig.unanswered() == [8]
+
+
+def test_held_messages_are_read_in_pages_and_none_is_missed_that_is_held_meanwhile() -> None:
+    rig = held(25)
+    rig.journal.pages_wait = True
+    rig.wait(1)
+    for turn in range(20):
+        rig.journal.read_pages()
+        rig.pump()
+        if turn < 5:
+            rig.journal.accept(1)
+        rig.ack()
+    sent = ids(rig.connection.published)[25:]
+    assert sent == list(range(1, 31))
+    assert rig.state() is State.OPEN
+    assert rig.journal.is_empty
+
+
+def test_delays_between_trials_grow_up_to_a_heartbeat_and_begin_anew_after_a_success() -> None:
+    rig = held()
+
+    def next_delay_s() -> float:
+        began = rig.clock.now
+        while rig.state() is not State.PROBING:
+            rig.wait(0.05)
+        return rig.clock.now - began
+
+    delays = []
+    for _ in range(6):
+        delays.append(next_delay_s())
+        rig.channel().close_by_broker(404)
+    assert delays[0] < 1.1
+    assert delays[1] > 1.4
+    assert 7 < delays[-1] < 10.1
+    next_delay_s()
+    rig.ack()
+    rig.ack()
+    assert rig.state() is State.OPEN
+    rig.accept(1)
+    rig.channel().close_by_broker(404)
+    assert next_delay_s() < 1.1
+
+
+def test_nacked_messages_are_held_and_the_others_of_the_window_may_still_be_confirmed() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(5)
+    rig.channel().nack(2)
+    assert rig.state() is State.HELD
+    assert sorted(rig.journal.held) == [2]
+    rig.channel().ack(1)
+    rig.channel().nack(4)
+    assert sorted(rig.journal.main) == [3, 5]
+    rig.wait(2)
+    # Tried again only when all is answered: the refused ones must not overtake what is on its way.
+    assert rig.state() is State.HELD
+    rig.ack()
+    assert rig.journal.main == {}
+    rig.wait(2)
+    assert rig.unanswered() == [2]
+    rig.ack()
+    assert rig.ack() == [4]
+    assert rig.journal.is_empty
+
+
+def test_refusal_of_the_trial_holds_again_and_loses_nothing() -> None:
+    rig = held()
+    rig.wait(1)
+    rig.channel().nack()
+    assert rig.state() is State.HELD
+    rig.wait(3)
+    rig.ack()
+    rig.channel().nack(2)
+    assert rig.state() is State.HELD
+    rig.wait(5)
+    while not rig.journal.is_empty:
+        rig.ack()
+    sent = ids(rig.channel().published)
+    assert sent == sorted(sent)
+
+
+def test_connection_lost_while_held_puts_what_is_unanswered_before_the_others() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(5)
+    rig.channel().nack(3)
+    rig.client.lose()
+    assert sorted(rig.journal.held) == [1, 2, 3, 4, 5]
+    rig.connect()
+    assert rig.unanswered() == [1]
+    rig.ack()
+    assert rig.ack() == [2, 3, 4, 5]
+    assert rig.journal.is_empty
+
+
+@pytest.mark.parametrize("acks", [0, 1])
+def test_connection_lost_while_probing_or_draining_tries_again_at_once_and_keeps_the_order(acks: int) -> None:
+    rig = held()
+    rig.wait(1)
+    for _ in range(acks):
+        rig.ack()
+    assert rig.state() is (State.DRAINING if acks else State.PROBING)
+    rig.client.lose()
+    assert rig.state() is State.HELD
+    rig.connect()
+    assert rig.unanswered() == [1 + acks]
+    rig.ack()
+    rig.ack()
+    assert rig.journal.is_empty
+    assert ids(rig.connection.published) == list(range(1 + acks, 6))
+
+
+def test_messages_held_from_before_the_start_go_before_newer_ones_of_their_exchange() -> None:
+    before = held(3)
+    after = Rig(journal=before.journal)
+    after.accept(2)
+    after.connect()
+    assert after.unanswered() == [1]
+    after.ack()
+    assert after.unanswered() == [2, 3, 4, 5]
+    after.ack()
+    assert after.journal.is_empty
+
+
+def test_message_that_an_operator_put_back_below_what_was_read_is_sent_as_well_and_no_other_twice() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(3)
+    rig.channel().return_(2)
+    rig.ack()
+    rig.accept(30)
+    rig.channel().close_by_broker(404)
+    rig.wait(1)
+    rig.ack()
+    assert rig.state() is State.DRAINING
+    rig.journal.put_back(2)
+    rig.pump()
+    rig.ack()
+    rig.ack()
+    assert rig.state() is State.OPEN
+    assert rig.journal.is_empty
+    assert sorted(ids(rig.channel().published)) == [2, *range(4, 34)]
+
+
+# --- returned, parked, expired -------------------------------------------------------------------------------------
+
+
+def test_returned_message_is_parked_with_its_reason_and_the_others_are_sent() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(3)
+    rig.channel().return_(2, 312, "NO_ROUTE")
+    assert rig.ack() == [1, 2, 3]
+    assert list(rig.journal.parked) == [2]
+    exchange, reason = rig.journal.parked[2]
+    assert exchange == "event"
+    assert "312 NO_ROUTE" in reason
+    assert "'event'" in reason
+    assert rig.publisher.stats()["sent"] == 2
+    assert rig.publisher.stats()["parked"] == 1
+
+
+def test_returned_message_is_counted_and_forgotten_where_the_settings_say_so() -> None:
+    rig = Rig("[connector]\nwhen_unroutable = park, event:drop\n")
+    rig.connect()
+    rig.accept(1)
+    rig.channel().return_(1)
+    rig.ack()
+    assert (rig.journal.parked, rig.journal.is_empty) == ({}, True)
+    assert rig.publisher.stats()["unroutable"] == 1
+
+
+def test_message_that_is_returned_and_nacked_is_held_not_parked() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(1)
+    rig.channel().return_(1)
+    rig.channel().nack()
+    assert list(rig.journal.held) == [1]
+    rig.wait(2)
+    rig.ack()
+    assert (rig.journal.parked, rig.journal.is_empty) == ({}, True)
+
+
+def test_return_before_a_lost_connection_parks_nothing_later() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(1)
+    rig.channel().return_(1)
+    rig.client.lose()
+    rig.connect()
+    rig.ack()
+    assert rig.journal.parked == {}
+    assert rig.publisher.stats()["sent"] == 1
+
+
+def test_routing_key_that_can_t_be_encoded_is_parked_and_the_others_pass() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.journal.accept(1)
+    rig.journal.accept(1, key="k" * 256)
+    rig.accept(1)
+    assert rig.ack() == [1, 3]
+    assert list(rig.journal.parked) == [2]
+
+
+def test_message_that_has_expired_is_not_sent() -> None:
+    rig = Rig("[publications]\nevent = event:60\n")
+    rig.journal.accept(1)
+    rig.clock.wait(30)
+    rig.journal.accept(1)
+    rig.clock.wait(31)
+    rig.connect()
+    [message] = rig.connection.published
+    assert ids([message]) == [2]
+    assert message.properties["expiration"] == "60000"
+    assert list(rig.journal.main) == [2]
+    assert rig.publisher.stats()["expired"] == 1
+
+
+def test_held_messages_that_all_expired_open_the_exchange_again() -> None:
+    rig = Rig("[publications]\nevent = event:60\n")
+    rig.connect()
+    rig.accept(3)
+    rig.channel().close_by_broker(404)
+    rig.wait(61)
+    assert rig.state() is State.OPEN
+    assert rig.journal.is_empty
+    assert rig.publisher.stats()["expired"] == 3
+
+
+# --- closed, with and without a culprit ----------------------------------------------------------------------------
+
+
+def test_channel_closed_once_sends_all_of_it_again_in_order() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(5)
+    rig.channel().close_by_broker(406)
+    rig.accept(1)
+    assert rig.ack() == [1, 2, 3, 4, 5, 6]
+    assert rig.journal.is_empty
+
+
+def answer_all(rig: Rig, culprit: int) -> None:
+    """Be a broker that closes the channel at one message before it confirms those that came with it."""
+    for _ in range(40):
+        if not rig.connection.channels or not rig.unanswered():
+            return
+        if culprit in rig.unanswered():
+            rig.channel().close_by_broker(406, "culprit")
+        else:
+            rig.channel().ack()
+        rig.pump()
+    raise AssertionError(f"{rig.unanswered()} are still on their way")
+
+
+@pytest.mark.parametrize("culprit", [1, 3, 5])
+def test_message_that_closes_the_channel_again_and_again_is_found_and_parked_alone(culprit: int) -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(5)
+    answer_all(rig, culprit)
+    assert list(rig.journal.parked) == [culprit]
+    assert "culprit" in rig.journal.parked[culprit][1]
+    assert rig.journal.is_empty
+    rig.accept(10)
+    assert len(rig.unanswered()) == 10
+
+
+def test_message_for_which_the_broker_closes_the_connection_goes_alone_in_the_end() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(3)
+    for _ in range(2):
+        rig.connection.close_by_broker(501, "frame error")
+        rig.client.lose()
+        rig.connect()
+    assert rig.ack() == [1]
+    assert rig.unanswered() == [2]
+
+
+def test_channel_that_closes_at_the_trial_of_a_held_exchange_parks_the_one_it_closes_for() -> None:
+    rig = held(3)
+    rig.wait(1)
+    rig.channel().close_by_broker(406, "too large")
+    rig.pump()
+    assert list(rig.journal.parked) == [1]
+    assert rig.unanswered() == [2]
+    rig.ack()
+    rig.ack()
+    assert rig.journal.is_empty
+
+
+# --- a publisher that crashes --------------------------------------------------------------------------------------
+
+
+def test_publisher_that_crashed_in_the_middle_of_work_sends_everything_that_is_unfinished() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(3)
+    rig.channel().ack(2)
+    rig.journal.accept(2, "state")
+    # Between taking and sending: what it has taken is in no queue, and on no channel.
+    rig.publisher._fill()
+    rig.publisher.outlets["state"].queue.clear()
+    connection = rig.connection
+    rig.publisher._recover()
+    assert connection.lost is not None
+    rig.client.lose()
+    rig.connect()
+    assert rig.unanswered("event") == [1, 3]
+    assert rig.unanswered("state") == [4, 5]
+
+
+def test_publisher_that_crashed_while_draining_sends_the_held_ones_first_and_in_order() -> None:
+    rig = held(5)
+    rig.wait(1)
+    rig.ack()
+    rig.publisher.outlets["event"].queue.clear()
+    rig.publisher._recover()
+    rig.client.lose()
+    rig.accept(1)
+    rig.connect()
+    rig.ack()
+    rig.ack()
+    assert ids(rig.connection.published) == [2, 3, 4, 5, 6]
+    assert rig.journal.is_empty
+
+
+# --- the table of states -------------------------------------------------------------------------------------------
+
+
+def test_state_that_is_refused_by_the_table_raises_at_once() -> None:
+    with pytest.raises(ImpossibleEvent, match="open: no held message"):
+        next_state(State.OPEN, Event.EMPTIED)
+    with pytest.raises(ImpossibleEvent):
+        next_state(State.DRAINING, Event.DUE)
+
+
+def test_every_state_but_open_leads_back_to_open() -> None:
+    def after(state: State) -> set[State]:
+        found = set()
+        for event in Event:
+            try:
+                found.add(next_state(state, event))
+            except ImpossibleEvent:
+                continue
+        return found
+
+    for state in State:
+        reached = {state}
+        for _ in State:
+            reached |= set(itertools.chain.from_iterable(map(after, reached)))
+        assert State.OPEN in reached
+
+
+def test_refusal_and_loss_are_possible_in_every_state() -> None:
+    for state, event in itertools.product(State, (Event.REFUSED, Event.LOST)):
+        next_state(state, event)
+
+
+# --- the connection's own fate -------------------------------------------------------------------------------------
+
+
+def test_connection_on_which_nothing_is_confirmed_is_thrown_away() -> None:
+    rig = Rig("confirm_timeout = 5")
+    connection = rig.connect()
+    rig.accept(2)
+    rig.wait(4)
+    rig.channel().ack(1)
+    rig.wait(4)
+    assert connection.lost is None
+    rig.wait(2)
+    assert connection.lost is not None
+    assert "1 messages sent and none confirmed" in str(connection.lost)
+
+
+def test_clock_of_confirms_stands_while_the_broker_blocks_and_while_nothing_is_on_its_way() -> None:
+    rig = Rig("confirm_timeout = 5")
+    connection = rig.connect()
+    rig.wait(60)
+    rig.accept(1)
+    rig.client.block()
+    rig.wait(60)
+    rig.client.block(False)
+    rig.wait(4)
+    assert connection.lost is None
