@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ import trustme
 from tests.support.patched import Scenario, run
 from tests.support.rabbit import RabbitNode
 from tests.support.wait import wait_until
-from vigiloconn.bus.confirms import ConfirmChannel
 
 MODULE = "bus_connection"
 
@@ -288,71 +286,6 @@ def test_what_was_not_confirmed_before_a_loss_is_told(spare_node: RabbitNode) ->
         scenario.wait_said("ready")
         spare_node.pause()
         scenario.tell("paused")
-
-
-class FakeConnection:
-    """Enough of a connection for a confirm channel, whose answers the test makes up."""
-
-    def __init__(self) -> None:
-        self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
-        self.written: list[bytes] = []
-
-    def open_channel(self) -> Any:
-        return SimpleNamespace(
-            channel_id=1, on_closed=None, closed_by=None, events={"basic_return": set()}, confirm_select=lambda: None
-        )
-
-    def write(self, buffer: bytes, channel: Any) -> bool:
-        self.written.append(buffer)
-        return True
-
-
-@pytest.fixture
-def made_up() -> SimpleNamespace:
-    """A confirm channel with seven publishes on the way (tokens a to g), and what it has told."""
-    connection = FakeConnection()
-    told: list[tuple[str, bool]] = []
-    channel = ConfirmChannel[str](
-        connection,  # type: ignore[arg-type]
-        on_settled=lambda tokens, acked: told.append(("".join(tokens), acked)),
-        on_returned=lambda *_: None,
-        on_closed=lambda *_: None,
-    )
-    channel.send(b"frames", "abcdefg")
-    return SimpleNamespace(channel=channel, answer=connection.confirms[1], told=told)
-
-
-def test_single_acks_that_come_early_are_settled_once(made_up: SimpleNamespace) -> None:
-    made_up.answer(3, False, True)
-    made_up.answer(2, False, False)
-    assert made_up.channel.outstanding == 5
-    assert made_up.channel.unanswered() == list("adefg")
-    made_up.answer(4, True, True)
-    assert made_up.told == [("c", True), ("b", False), ("ad", True)]
-    assert made_up.channel.unanswered() == list("efg")
-    made_up.answer(7, False, True)
-    made_up.answer(6, False, True)
-    made_up.answer(5, False, True)
-    assert made_up.told[3:] == [("g", True), ("f", True), ("e", True)]
-    assert (made_up.channel.outstanding, made_up.channel.unanswered()) == (0, [])
-    made_up.channel.send(b"frames", "h")
-    made_up.answer(8, False, True)
-    assert made_up.told[-1] == ("h", True)
-
-
-def test_answer_to_nothing_that_was_sent_changes_nothing(made_up: SimpleNamespace) -> None:
-    made_up.answer(2, True, True)
-    for tag, multiple in ((1, False), (2, True), (8, False), (99, True)):
-        made_up.answer(tag, multiple, True)
-    assert made_up.told == [("ab", True)]
-    assert made_up.channel.outstanding == 5
-
-
-def test_early_ack_that_is_repeated_is_settled_once(made_up: SimpleNamespace) -> None:
-    made_up.answer(3, False, True)
-    made_up.answer(3, False, True)
-    made_up.answer(3, True, True)
-    assert made_up.told == [("c", True), ("ab", True)]
 
 
 # --- peers that are no brokers -------------------------------------------------------------------------------------

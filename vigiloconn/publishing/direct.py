@@ -6,6 +6,7 @@ Knows one channel in confirm mode. What is sent waits in memory until the bus ha
 from __future__ import annotations
 
 import itertools
+import logging
 import uuid
 from collections import deque
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
 from vigiloconn.interfaces import Connection
+
+log = logging.getLogger(__name__)
 
 #: Bodies are held in memory: a sender that does not look at its results must not fill it.
 MAX_WAITING = 10_000
@@ -105,14 +108,19 @@ class DirectSender:
         while True:
             self._wake.wait()
             self._wake.clear()
-            try:
-                while self._connection is not None and self._waiting and self._step(self._connection):
-                    pass
-            except BusDown:
-                continue
-            except BusRefused as exc:
-                if self._connection is not None:
-                    self._connection.abort(f"no channel for sending: {exc}")
+            self.pump()
+
+    def pump(self) -> None:
+        """Send until nothing is left, an answer has to come first, or the bus is gone. Blocks only while the broker
+        does not read."""
+        try:
+            while self._connection is not None and self._waiting and self._step(self._connection):
+                pass
+        except BusDown as exc:
+            log.debug("sending stopped: %s", exc)
+        except BusRefused as exc:
+            if self._connection is not None:
+                self._connection.abort(f"no channel for sending: {exc}")
 
     def _step(self, connection: Connection) -> bool:
         channel = self._channel
