@@ -357,7 +357,7 @@ def test_routing_key_that_can_t_be_encoded_is_parked_and_the_others_pass() -> No
     assert list(rig.journal.parked) == [2]
 
 
-def test_message_that_has_expired_is_not_sent() -> None:
+def test_message_that_has_expired_is_not_sent_but_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig("[publications]\nevent = event:60\n")
     rig.journal.accept(1)
     rig.clock.wait(30)
@@ -369,6 +369,16 @@ def test_message_that_has_expired_is_not_sent() -> None:
     assert message.properties["expiration"] == "60000"
     assert list(rig.journal.main) == [2]
     assert rig.publisher.stats()["expired"] == 1
+    assert "exchange event: message 1 expired: it waited for longer than its TTL of 60 s" in caplog.text
+
+
+def test_flood_of_expired_messages_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig("[publications]\nevent = event:60\n")
+    rig.journal.accept(100)
+    rig.clock.wait(61)
+    rig.connect()
+    assert rig.publisher.stats()["expired"] == 100
+    assert caplog.text.count("expired") == 1
 
 
 def test_held_messages_that_all_expired_open_the_exchange_again() -> None:
@@ -380,6 +390,21 @@ def test_held_messages_that_all_expired_open_the_exchange_again() -> None:
     assert rig.state() is State.OPEN
     assert rig.journal.is_empty
     assert rig.publisher.stats()["expired"] == 3
+
+
+def test_only_a_confirm_counts_as_a_success_of_the_broker() -> None:
+    rig = Rig("[publications]\nevent = event:60\n")
+    rig.journal.accept(1)
+    rig.clock.wait(61)
+    rig.connect()
+    rig.accept(2)
+    rig.channel().nack(1)
+    rig.channel().close_by_broker(404)
+    assert rig.publisher.stats()["expired"] == 1
+    assert rig.client.successes == 0
+    rig.wait(2)
+    rig.ack()
+    assert rig.client.successes == 1
 
 
 # --- closed, with and without a culprit ----------------------------------------------------------------------------

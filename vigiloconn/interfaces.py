@@ -77,6 +77,9 @@ class Journal(Protocol):
     def uuid(self) -> str:
         """What the ids of this journal's messages begin with."""
 
+    def age_s(self, record: Record) -> float:
+        """Return the seconds since a message was accepted, whatever the wall clock did meanwhile."""
+
     def discard(self, ids: Iterable[int]) -> None:
         """These messages of the main table are finished."""
 

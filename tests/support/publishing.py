@@ -133,7 +133,7 @@ class Rig:
         self.journal = journal or MemoryJournal(Clock())
         self.clock = self.journal.clock
         self.client = ScriptedClient()
-        self.publisher = BusPublisher(self.journal, parse_settings(text), clock=self.clock, wall_clock=self.clock)
+        self.publisher = BusPublisher(self.journal, parse_settings(text), clock=self.clock)
         self.client.add_handler(self.publisher)
         self.publisher.start_service()
         self.journal.on_available = self._on_available

@@ -37,7 +37,7 @@ class BusPublisher(Handler):
     A message leaves the journal by the broker's confirm of that very message, by its TTL, or by being
     parked or held with its reason. Messages of one exchange leave in the order of acceptance.
 
-    `clock` gives monotonic seconds, `wall_clock` UNIX ones.
+    `clock` gives monotonic seconds.
 
     Counters in `stats()`: sent, expired, parked, unroutable; gauges: in_flight, held_exchanges.
     """
@@ -50,12 +50,10 @@ class BusPublisher(Handler):
         settings: Settings,
         *,
         clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.journal = provider
         self.ledger = Ledger(provider.discard)
         self._clock = clock
-        self._wall_clock = wall_clock
         self._settings = settings
         self._window = settings.bus.window
         self._confirm_timeout_s = settings.bus.confirm_timeout_s
@@ -160,10 +158,15 @@ class BusPublisher(Handler):
         room = self._window - len(self.ledger)
         return room < min(_MIN_TAKE, self._window) or self.ledger.size_bytes > _WINDOW_BYTES
 
-    def progress(self) -> None:
-        """Something was answered: there may be room in the window, and the connection is alive."""
+    def made_room(self) -> None:
+        """Messages were done with that the broker was never asked about: there may be room in the window."""
+        self._wake.set()
+
+    def answered(self, is_confirm: bool) -> None:
+        """The broker has answered: there may be room in the window. Only a confirm shows that it does its work."""
         self._moved_at = self._clock()
-        self.client.note_success()
+        if is_confirm:
+            self.client.note_success()
         self._wake.set()
         if not self.in_flight:
             self._idle.set()
@@ -240,9 +243,8 @@ class BusPublisher(Handler):
 
     def _made_outlet(self, exchange: str, held_count: int = 0) -> Outlet:
         return Outlet(
-            exchange, self._settings, self.journal, self,
-            clock=self._clock, wall_clock=self._wall_clock, held_count=held_count,
-        )  # fmt: skip
+            exchange, self._settings, self.journal, self, clock=self._clock, held_count=held_count
+        )
 
     def _wait_idle(self, timeout_s: float) -> None:
         self._idle.clear()

@@ -49,15 +49,18 @@ class Publisher(Protocol):
     def count(self, figure: str, number: int) -> None:
         """Add to a counter."""
 
-    def progress(self) -> None:
-        """Something was answered."""
+    def made_room(self) -> None:
+        """Messages were done with that the broker was never asked about."""
+
+    def answered(self, is_confirm: bool) -> None:
+        """The broker has answered, by a confirm or by a refusal."""
 
 
 class Outlet:
     """Sends the messages of one exchange in order, and decides what an answer of the broker means.
 
     `step` runs on the publisher's greenlet, the answers come on the reader's. Neither yields between
-    looking at the state and changing it, so they need no lock. `clock` gives monotonic seconds, `wall_clock` UNIX ones.
+    looking at the state and changing it, so they need no lock. `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -68,7 +71,6 @@ class Outlet:
         publisher: Publisher,
         *,
         clock: Callable[[], float],
-        wall_clock: Callable[[], float],
         held_count: int = 0,
     ) -> None:
         self.exchange = exchange
@@ -80,7 +82,6 @@ class Outlet:
         self._journal = journal
         self._publisher = publisher
         self._clock = clock
-        self._wall_clock = wall_clock
         self._held = HeldReader(exchange, journal, held_count)
         self._books: Ledger | HeldReader = self._held if held_count else publisher.ledger
         self._batches = PerfBatches(settings.bus.batch_send_perf, settings.bus.batch_linger_ms / 1000, clock)
@@ -90,6 +91,7 @@ class Outlet:
         self._delays = self._fresh_delays()
         self._probe_at = 0.0
         self._parked_log = RateLimitedLog(log)
+        self._expired_log = RateLimitedLog(log)
 
     # -- what the publisher asks -----------------------------------------------------------------------
 
@@ -194,7 +196,6 @@ class Outlet:
         tokens: list[Token] = []
         size = 0
         prefix = self._journal.uuid.encode() + b"-"
-        now = self._wall_clock()
         while queue and len(tokens) < limit and size < _BUFFER_BYTES:
             record = queue[0]
             try:
@@ -202,9 +203,8 @@ class Outlet:
             except BadMessage as exc:
                 self._park([queue.popleft()], str(exc))
                 continue
-            if ttl_s is not None and now - record.accepted_at > ttl_s:
-                self._publisher.count("expired", 1)
-                self._finish([queue.popleft()])
+            if ttl_s is not None and self._journal.age_s(record) > ttl_s:
+                self._expire(queue.popleft(), ttl_s)
                 continue
             token: Token = record
             body = record.body
@@ -251,7 +251,9 @@ class Outlet:
             if self.state is State.PROBING:
                 log.info("exchange %s: accepts again, %d held messages go first", self.exchange, self.held_count)
             self._move(Event.TAKEN)
-        self._publisher.progress()
+            self._publisher.answered(is_confirm=True)
+        else:
+            self._publisher.made_room()
 
     def _on_returned(self, message_id: str, returned: Returned) -> None:
         self._returned[message_id.rpartition("-")[2]] = returned
@@ -278,6 +280,12 @@ class Outlet:
         self._books.hand_over(records)
         self._move_on(records, is_taken)
 
+    def _expire(self, record: Record, ttl_s: int) -> None:
+        self._publisher.count("expired", 1)
+        text = "exchange %s: message %d expired: it waited for longer than its TTL of %d s"
+        self._expired_log(text, self.exchange, record.id, ttl_s)
+        self._finish([record])
+
     def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:
         """The broker closed the channel."""
         self.channel = None
@@ -291,7 +299,7 @@ class Outlet:
             log.warning("exchange %s: channel closed: %s", self.exchange, error)
             self._suspicion.closed(records)
             self._take_back(records)
-        self._publisher.progress()
+        self._publisher.answered(is_confirm=False)
 
     def _take_back(self, records: list[Record]) -> None:
         """What was on its way when the channel was closed goes again, first."""
@@ -309,7 +317,7 @@ class Outlet:
             self._hold([*records, *self.queue])
         self.queue.clear()
         self._to_held(Event.REFUSED, reason)
-        self._publisher.progress()
+        self._publisher.answered(is_confirm=False)
 
     def _to_held(self, event: Event, reason: str) -> None:
         if self.state is State.OPEN:
