@@ -17,7 +17,7 @@ def measure(report: Report, node: RabbitNode, directory: Path, outage_lines: int
     rate in messages/s that the drain is held against."""
     stall_file = directory / "stall"
     os.environ["STALL_FILE"] = str(stall_file)
-    report.section(f"outage of {outage_lines:,} lines (an hour of 1,000 a second is 3,600,000), {backlog:,} worked off")
+    report.section(f"outage of {outage_lines:,} lines (an hour of 1,000 a second is 3,600,000), {backlog:,} sent")
     with open_bus(node) as bus:
         fresh_queue(bus)
         root = Path(__file__).resolve().parents[1]

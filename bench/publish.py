@@ -122,7 +122,7 @@ def measure(report: Report, node: RabbitNode, directory: Path, count: int, round
     report.figure("py-amqp, unconfirmed, no drain per publish", median(baseline), "messages/s")
     report.figure("ready-made frames, confirmed and mandatory", median(confirmed), "messages/s")
     report.figure("socket to queue, journaled and confirmed", median(rates), "messages/s")
-    # No target here: the broker itself confirms less than it takes unconfirmed, whoever asks (docs/measurements.md).
+    # No target here: the broker itself confirms less than it takes unconfirmed, from any client (docs/measurements.md).
     report.figure("ratio to unconfirmed py-amqp", median(ratios), "")
     reached = [ours / theirs for ours, theirs in zip(rates, confirmed, strict=True)]
     report.figure("ratio to what the broker confirms at best", median(reached), "")

@@ -257,7 +257,7 @@ def demonstrate(options: Options, stack: ExitStack) -> int:
 
 
 def _interrupt(number: int, _frame: object) -> None:
-    # Whoever ends us, the way out is the same: through the stack that stops what was started.
+    # Whatever signal ends us, the way out is the same: through the stack that stops what was started.
     raise KeyboardInterrupt
 
 

@@ -403,7 +403,7 @@ def test_unknown_virtual_host_is_one_line_and_status_1(rabbit: RabbitNode) -> No
     ],
 )
 def test_wrong_usage_is_status_2_before_anything_is_asked(arguments: tuple[str, ...], said: str) -> None:
-    # No server: whoever connected would end with status 1.
+    # No server: a program that connected would end with status 1.
     done = run_tool(*(("-s", "127.0.0.1:1") if "-s" not in arguments and arguments else ()), *arguments)
     assert done.returncode == 2, done
     assert said in done.stderr

@@ -131,9 +131,9 @@ def test_an_instance_is_part_of_names_and_paths() -> None:
     assert parse("").service_name == "vigilo-connector-nagios"
 
 
-def test_path_helpers_agree() -> None:
-    assert paths.default_socket("nagios", 1) == str(paths.state_dir("nagios", 1) / "send.sock")
-    assert paths.default_journal("nagios") == str(paths.state_dir("nagios") / "backup.sqlite")
+def test_path_helpers_agree_with_the_settings() -> None:
+    assert paths.default_socket("nagios", 2) == parse("", instance=2).nagios.listen_unix
+    assert paths.default_journal("nagios") == parse("").runtime.backup_file
     assert paths.default_settings("nagios", 1) == "/etc/vigilo/connector-nagios-1/settings.ini"
 
 

@@ -25,7 +25,7 @@ from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
-#: Modification time and inode are looked at so often: a file that changed is read within two of these, once it was
+#: How often modification time and inode are looked at: a file that changed is read within two of these, once it was
 #: the same twice. A writer that is in the middle of it must not have half of it taken for the whole.
 POLL_S = 0.5
 

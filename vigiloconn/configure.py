@@ -1,6 +1,6 @@
 """`vigilo-bus-config`: its command line, and what it says. Imports nothing that needs gevent before it has patched.
 
-`apply_topology` is here for scripts of one's own; they patch the standard library first of all.
+`apply_topology` is here for scripts; they patch the standard library first of all.
 """
 
 from __future__ import annotations

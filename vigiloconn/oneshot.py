@@ -1,6 +1,6 @@
 """A client that connects, does one piece of work, disconnects and ends. Knows work, a lock and a time limit.
 
-A script of one's own patches the standard library first:
+A script patches the standard library first:
 
     from gevent import monkey; monkey.patch_all()
     from vigiloconn.oneshot import oneshotclient_factory

@@ -37,7 +37,7 @@ _MAX_TEXT = 400
 _UNSAFE = {ord(";"): ",", ord("|"): "/", ord("\\"): "/", **dict.fromkeys([*range(32), 127, 0x85, 0x2028, 0x2029], " ")}
 #: Figures in memory that an exchange of their own has not confirmed: some two hours' worth.
 _MAX_UNANSWERED = 4000
-#: A name server that does not answer delays the first report for so long, and no other part of the connector.
+#: The longest that a silent name server delays the first report; no other part of the connector waits for it.
 _RESOLVE_S = 30.0
 
 

@@ -74,7 +74,7 @@ def reopen_log_files() -> None:
         if not isinstance(handler, logging.FileHandler) or not _was_replaced(handler):
             continue
         try:
-            # First the new one: a handler without a file would fail whoever logs next.
+            # First the new one: a handler without a file would fail with the next record.
             old = handler.setStream(handler._open())
             if old is not None:
                 old.close()
@@ -139,7 +139,7 @@ def _configure_from(sections: Sections, source: str) -> None:
         raise StartError(f"{source}: [handlers]: logging can't begin: {exc}") from exc
     except (ArithmeticError, AttributeError, ImportError, LookupError, NameError, RuntimeError, TypeError,
             ValueError, configparser.Error) as exc:
-        # Whatever the arguments of a handler, which are an expression, can run into.
+        # All that the arguments of a handler, which are an expression, can run into.
         raise SettingsError(f"{source}: [handlers]: logging can't be set up: {type(exc).__name__}: {exc}") from exc
 
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from vigiloconn.errors import SettingsError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pathlib import Path
-
 CONFIG_ROOT = "/etc/vigilo"
 STATE_ROOT = "/var/lib/vigilo"
 
@@ -27,13 +23,6 @@ def connector_name(connector: str, instance: int = 0) -> str:
 def default_settings(connector: str, instance: int = 0) -> str:
     """Return the path of the settings file that is read where none is named."""
     return f"{CONFIG_ROOT}/{connector_name(connector, instance)}/settings.ini"
-
-
-def state_dir(connector: str, instance: int = 0) -> Path:
-    """Return the directory of socket and journal."""
-    from pathlib import Path  # Not above: it alone would double the time that `send` takes to start.
-
-    return Path(STATE_ROOT, connector_name(connector, instance))
 
 
 def default_socket(connector: str, instance: int = 0) -> str:

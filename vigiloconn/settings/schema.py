@@ -94,10 +94,10 @@ BUS = (
     _new("heartbeat", "30", values.whole(1, 65535), "the connection is given up when it is silent for two of these",
          attribute="heartbeat_s", unit="s"),
     _time("connect_timeout", "10", "how long connecting and logging in may take"),
-    _time("confirm_timeout", "30", "a connection on which nothing is confirmed for so long is given up"),
-    _time("blocked_timeout", "60", "another broker is tried when this one refuses messages (an alarm) for so long"),
+    _time("confirm_timeout", "30", "a connection is given up when confirms are due and none has come for this time"),
+    _time("blocked_timeout", "60", "how long a broker may refuse messages (an alarm) before another one is tried"),
     _time("max_reconnect_delay", "60", "longest pause between two tries to connect", since="twisted"),
-    _time("failback_delay", "300", "a preferred broker is returned to after so long on another one"),
+    _time("failback_delay", "300", "after how long on another broker a preferred one is tried again"),
     _old("log_traffic", "False", values.flag, "log every message, at debug level"),
 )
 

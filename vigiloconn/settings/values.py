@@ -1,6 +1,6 @@
 """What a setting's text means. Pure: each converter takes the text and returns the value.
 
-A converter raises `ValueError("expected ..., got ...")`; whoever knows file, section and key puts them in front.
+A converter raises `ValueError("expected ..., got ...")`; the caller puts file, section and key in front.
 """
 
 from __future__ import annotations

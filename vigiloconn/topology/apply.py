@@ -2,7 +2,7 @@
 
 AMQP can't list bindings, and binding twice is no error: where exchange and queue were both there before, nobody
 can tell over AMQP whether a binding is new. Such a binding is reported as ensured, never as unchanged. A probe
-message would tell, and reach whoever consumes, so none is sent.
+message would tell, and reach a consumer, so none is sent.
 """
 
 from __future__ import annotations
