@@ -17,7 +17,6 @@ A script patches the standard library first:
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -32,32 +31,21 @@ from vigiloconn.client import VigiloClient
 from vigiloconn.errors import StartError
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_LOCKED, EXIT_TIMEOUT
 from vigiloconn.kit.lockfile import LockFile, LockHeld
+from vigiloconn.kit.timelimit import Interrupted, TimeLimit
 from vigiloconn.options import Settings
 from vigiloconn.supervisor import Handler, Supervisor
 
 log = logging.getLogger(__name__)
 
-#: Work that has not given way this long after its limit is interrupted, and again every second.
-_INTERRUPT_GRACE_S = 0.5
-_INTERRUPT_EVERY_S = 1.0
 #: What can't be interrupted is ended with its process, this long after the orderly stop should have been over.
 _LAST_RESORT_S = 2.0
-
-
-class _Interrupted(gevent.GreenletExit):
-    """Raised into work that does not end: no error of its own, and no `except Exception` holds it."""
 
 
 class OneShotClient:
     """Connects, calls one function, disconnects in order.
 
-    The time limit (`[connector] timeout`) counts from `run()`: waiting for the bus and for confirms is part
-    of it. It ends work that waits on gevent, and work that never does: a busy loop is interrupted by
-    SIGALRM between two bytecodes, and one that swallows even that, or a call into C that does not return,
-    ends with the process (`os._exit`, nothing is closed in order). Three cases are out of reach: a C call that
-    keeps the interpreter's lock to itself, a process that is stopped or in uninterruptible disk sleep, and
-    outside of the main thread, where there are no signals, a busy loop has only the last resort.
-    Work that uses SIGALRM for itself switches the middle one off.
+    The time limit (`[connector] timeout`) counts from `run()`: waiting for the bus and for confirms is part of it.
+    It ends any work, in order where that can be done: `kit/timelimit.py` tells how, and what is out of reach.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -67,9 +55,10 @@ class OneShotClient:
         )
         self._lock_file = settings.runtime.lock_file
         self._timeout_s = settings.runtime.timeout_s
-        self._supervisor = Supervisor(stop_timeout_s=settings.runtime.stop_timeout_s)
+        stop_timeout_s = settings.runtime.stop_timeout_s
+        self._supervisor = Supervisor(stop_timeout_s=stop_timeout_s)
         self._work: _Work | None = None
-        self._limit = _Limit(self._timeout_s, self.client)
+        self._limit = TimeLimit(self._timeout_s, stop_timeout_s + _LAST_RESORT_S, EXIT_TIMEOUT)
 
     def set_handler(self, function: Callable[..., Any], *args: Any) -> None:
         """Call `function(client, *args)` once connected, on a greenlet of its own.
@@ -91,7 +80,7 @@ class OneShotClient:
                 raise StartError("no work to do: call set_handler before run")
             if not monkey.is_module_patched("socket"):
                 raise StartError("the standard library is not patched: call gevent.monkey.patch_all() first of all")
-            with LockFile.held(self._lock_file), self._last_resort(), self._signals(self._work):
+            with LockFile.held(self._lock_file), self._limit.holding(self._limit_passed), self._signals(self._work):
                 return self._run(self._work)
         except LockHeld as exc:
             log.error("%s", exc)
@@ -102,38 +91,28 @@ class OneShotClient:
 
     def _run(self, work: _Work) -> int:
         self.client.add_handler(work)
-        # The work ends first, then the client closes its connection; the limit holds until the work is over.
-        for handler in (self._limit, self.client, work):
-            self._supervisor.add(handler)
+        # The work ends first, then the client closes its connection.
+        self._supervisor.add(self.client)
+        self._supervisor.add(work)
         return self._supervisor.run()
 
     @contextmanager
     def _signals(self, work: _Work) -> Iterator[None]:
-        """SIGTERM and SIGINT stop; SIGALRM interrupts what keeps the hub from noticing its limit."""
+        """SIGTERM and SIGINT stop, also in the middle of work that does not give way."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        hub = gevent.get_hub()
-        main = gevent.getcurrent()
+        loop = gevent.get_hub().loop
 
         def on_stop(number: int, frame: object) -> None:
-            hub.loop.run_callback_threadsafe(self._stop_asked, number)
+            loop.run_callback_threadsafe(self._stop_asked, number)
             if gevent.getcurrent() is work.greenlet:
-                raise _Interrupted
+                raise Interrupted
 
-        def on_alarm(number: int, frame: object) -> None:
-            hub.loop.run_callback_threadsafe(self._limit.passed)
-            # The limit itself is the hub's timer: that it comes to this means that who runs now does not give way.
-            if not self._limit.is_over and gevent.getcurrent() not in (hub, main):
-                raise _Interrupted
-
-        handlers = {signal.SIGTERM: on_stop, signal.SIGINT: on_stop, signal.SIGALRM: on_alarm}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        signal.setitimer(signal.ITIMER_REAL, self._timeout_s + _INTERRUPT_GRACE_S, _INTERRUPT_EVERY_S)
+        before = {number: signal.signal(number, on_stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -142,25 +121,12 @@ class OneShotClient:
             log.warning("stopped by %s before the work was done", signal.Signals(number).name)
             self._supervisor.stop(EXIT_FAILED)
 
-    @contextmanager
-    def _last_resort(self) -> Iterator[None]:
-        """End the process from a native thread when everything else has failed."""
-        end_s = self._timeout_s + self._supervisor.stop_timeout_s + _LAST_RESORT_S
-        # A lock and a thread of the interpreter's own: gevent's would wait for the hub that is stuck.
-        over = monkey.get_original("_thread", "allocate_lock")()
-        over.acquire()
-        monkey.get_original("_thread", "start_new_thread")(_end_process_unless, (over, end_s, self._timeout_s))
-        try:
-            yield
-        finally:
-            over.release()
-
-
-def _end_process_unless(over: Any, end_s: float, timeout_s: float) -> None:
-    if not over.acquire(True, end_s):
-        # No logging: the stuck thread may hold its lock.
-        os.write(2, b"not done within %d s and not to be interrupted: the process is ended\n" % timeout_s)
-        os._exit(EXIT_TIMEOUT)
+    def _limit_passed(self) -> None:
+        if self._supervisor.stopping:
+            return
+        reason = "; ".join(problem.text for problem in self.client.problems()) or "the work goes on"
+        log.error("not done within %g s: %s", self._timeout_s, reason)
+        self._supervisor.stop(EXIT_TIMEOUT)
 
 
 class _Work(Handler):
@@ -169,7 +135,7 @@ class _Work(Handler):
     name = "work"
 
     def __init__(
-        self, function: Callable[..., Any], args: tuple[Any, ...], client: _AccountableClient, limit: _Limit
+        self, function: Callable[..., Any], args: tuple[Any, ...], client: _AccountableClient, limit: TimeLimit
     ) -> None:
         self.greenlet: object = None
         self._function = function
@@ -187,7 +153,7 @@ class _Work(Handler):
         self._connected.wait()
         status = self._call()
         self._ended = True
-        self._limit.stop_service()
+        self._limit.work_ended()
         self.supervisor.stop(status)
 
     def stop_service(self) -> None:
@@ -209,38 +175,6 @@ class _Work(Handler):
         for error in failed:
             log.error("%s sent a message that was not taken: %s", name, error)
         return EXIT_FAILED if failed else EXIT_DONE
-
-
-class _Limit(Handler):
-    """Stops everything when the time is up. Counts from the start of the process's work."""
-
-    name = "time limit"
-
-    def __init__(self, timeout_s: float, client: VigiloClient) -> None:
-        self._timeout_s = timeout_s
-        self._watched = client
-        self._over = Event()
-
-    @property
-    def is_over(self) -> bool:
-        """True once the limit has passed or has nothing to limit any more."""
-        return self._over.is_set()
-
-    def run(self) -> None:
-        if not self._over.wait(self._timeout_s):
-            self.passed()
-
-    def passed(self) -> None:
-        """Stop with the status of a time limit; harmless when called twice, or after the work."""
-        if self._over.is_set():
-            return
-        self._over.set()
-        reason = "; ".join(problem.text for problem in self._watched.problems()) or "the work goes on"
-        log.error("not done within %g s: %s", self._timeout_s, reason)
-        self.supervisor.stop(EXIT_TIMEOUT)
-
-    def stop_service(self) -> None:
-        self._over.set()
 
 
 class _Answer(AsyncResult):  # type: ignore[type-arg]  # not subscriptable when it runs
