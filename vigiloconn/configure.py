@@ -12,29 +12,27 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from docopt import DocoptExit, docopt
 
 from vigiloconn import __version__
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
+from vigiloconn.interfaces import Connection
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
+from vigiloconn.options import BusSettings, parse_settings
 from vigiloconn.settings import values
 from vigiloconn.settings.files import read_secret, read_text
 from vigiloconn.topology import wanted as topology
 from vigiloconn.topology.apply import Applier, Outcome, Result, apply_topology, request, summary
 from vigiloconn.topology.wanted import Binding, Exchange, Queue, Topology
 
-if TYPE_CHECKING:
-    from vigiloconn.bus.connection import BusConnection
-    from vigiloconn.options import BusSettings
-
-    Session = Callable[[], AbstractContextManager[BusConnection]]
-    Work = Callable[[Session], int]
-
 __all__ = ["Outcome", "Result", "apply_topology", "main"]
 
 PROGRAM = "vigilo-bus-config"
+
+Session = Callable[[], AbstractContextManager[Connection]]
+Work = Callable[[Session], int]
 
 USAGE = f"""Create, change and check what is on an AMQP bus.
 
@@ -184,7 +182,7 @@ def _status(results: list[Result]) -> int:
     return EXIT_FAILED if any(result.is_failure for result in results) else EXIT_DONE
 
 
-def _delete(connection: BusConnection, kind: str, name: str) -> int:
+def _delete(connection: Connection, kind: str, name: str) -> int:
     """Delete, and tell whether it was there: deleting what is missing is no error to a broker."""
     counts: list[Any] = []
 
@@ -208,7 +206,7 @@ def _delete(connection: BusConnection, kind: str, name: str) -> int:
     return _status([result])
 
 
-def _unsubscribe(connection: BusConnection, queue: str, exchange: str, key: str) -> int:
+def _unsubscribe(connection: Connection, queue: str, exchange: str, key: str) -> int:
     refusal = request(connection, lambda channel: channel.queue_unbind(queue, exchange, key))
     name = f"{exchange} -> {queue}, key {key}"
     if refusal is None:
@@ -222,7 +220,6 @@ def _unsubscribe(connection: BusConnection, queue: str, exchange: str, key: str)
 def _bus_settings(options: dict[str, Any]) -> BusSettings:
     """Return the settings that the command line asks for. Raises `SettingsError`."""
     from vigiloconn.ipv6 import parse_endpoint
-    from vigiloconn.options import parse_settings
 
     files = {key: options[f"--{key}-file"] for key in ("ca", "cert", "key")}
     auth = _checked("--auth", values.auth_method, options["--auth"])
