@@ -227,7 +227,7 @@ def test_one_bad_item_does_not_keep_the_others_of_its_list_from_being_done(
     consumer = consuming().start()
     consumer.wait_done([1, 3, 4])
     (letter,) = consumer_letters(bus, consumer, 1)
-    assert reason(letter) == "message 2 of 3: BadMessage: told to be bad at 2"
+    assert reason(letter) == "message 2: BadMessage: told to be bad at 2"
 
 
 def test_without_dead_letters_the_queues_own_exchange_gets_them(

@@ -20,7 +20,6 @@ from vigiloconn.serialize import (
     parse_line,
     parse_sync,
     route_key,
-    split_messages,
     stored_route_key,
 )
 
@@ -260,19 +259,6 @@ def test_a_message_that_can_not_be_routed_is_refused(message: dict[str, Any]) ->
         route_key(message)
     with pytest.raises(BadMessage):
         stored_route_key(json.dumps(message).encode())
-
-
-def test_held_messages_are_taken_apart_in_order() -> None:
-    a, b, c = ({"type": "perf", "value": value} for value in "abc")
-    assert split_messages(a) == [a]
-    assert split_messages({"type": "perf", "messages": [a, {"messages": [b]}, c]}) == [a, b, c]
-    assert split_messages({"messages": []}) == []
-
-
-@pytest.mark.parametrize("held", ["x", None, 3, {"a": 1}, ["x"], [["x"]], [None]])
-def test_held_messages_that_are_none_are_refused(held: Any) -> None:
-    with pytest.raises(BadMessage):
-        split_messages({"type": "perf", "messages": held})
 
 
 @pytest.mark.parametrize(

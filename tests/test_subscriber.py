@@ -322,11 +322,11 @@ def test_a_drain_ends_once_what_was_handed_out_is_finished_and_told(
         deliver(connection, tag, b"")
     one, two, three = subscriber.get(3)
     draining = gevent.spawn(subscriber.drain, 60)
-    subscriber.accept(one)
+    subscriber.finish([one])
     subscriber.finish([three])
     draining.join(0.2)
     assert not draining.dead
-    subscriber.accept(two)
+    subscriber.finish([two])
     draining.join(10)
     assert draining.dead
     assert connection.written[-1] == settle_frame(3, 80, 3, True)

@@ -214,27 +214,6 @@ def stored_route_key(body: bytes) -> RouteKey:
     return RouteKey(head.type, head.routing_key or None, False)
 
 
-def split_messages(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages that `message` holds under `messages`, in order, or itself where it holds none.
-
-    A held message may hold others in turn. Raises `BadMessage` when `messages` is not a list of JSON objects.
-    """
-    found: list[dict[str, Any]] = []
-    todo: list[Any] = [message]
-    while todo:
-        current = todo.pop()
-        if not isinstance(current, Mapping):
-            raise BadMessage(f"messages: expected JSON objects, got {current!r:.80}")
-        if "messages" not in current:
-            found.append(dict(current))
-            continue
-        held = current["messages"]
-        if not isinstance(held, list):
-            raise BadMessage(f"messages: expected a list, got {held!r:.80}")
-        todo.extend(reversed(held))
-    return found
-
-
 def _what_is_wrong(fields: list[str]) -> str:
     type_ = fields[0]
     if type_ in _EXPECTED:

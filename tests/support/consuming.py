@@ -40,7 +40,7 @@ class Consuming:
         return path.read_text().split("\n")[:-1] if path.exists() else []
 
     def done(self) -> list[int]:
-        """Return the numbers that it has worked off, in its order."""
+        """Return the numbers that it has done, in its order."""
         return [int(line) for line in self.lines() if not line.startswith("#")]
 
     def stats(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One consuming channel: what it delivered, what of that is finished, what the broker was told of it.
+"""One consuming channel: what it delivered, what of that is finished, what of that is acknowledged.
 
 Delivery tags mean something on their channel only, so all of this lives and ends with it.
 """
@@ -55,7 +55,7 @@ class Consumer:
         self._unfinished = 1
         """The lowest tag that is not finished."""
         self._acked_upto = 0
-        """The highest tag that the broker was told of."""
+        """The highest tag that the broker has the outcome of."""
         self._lock = Semaphore(1)
         self._channel = connection.open_channel()
         self._id: int = self._channel.channel_id
@@ -78,7 +78,7 @@ class Consumer:
 
     @property
     def unacknowledged(self) -> int:
-        """Finished messages at the front that the broker does not know of."""
+        """Finished messages at the front whose outcome the broker does not have."""
         return self._unfinished - 1 - self._acked_upto
 
     def discard(self) -> None:
@@ -88,30 +88,23 @@ class Consumer:
         self.ready.clear()
 
     def finish(self, deliveries: Iterable[Delivery], *, accepted: bool) -> None:
-        """Note that these are worked off, or (not accepted) never can be; `flush_acks()` tells the broker."""
+        """Note that these are done, or (not accepted) never can be; `flush_acks()` tells the broker."""
+        first, finished = self._unfinished, self._finished
         for delivery in deliveries:
-            self._finished.add(delivery.tag)
+            tag = delivery.tag
+            if tag == first:
+                first += 1
+            else:
+                finished.add(tag)
             if not accepted:
-                self._rejected.add(delivery.tag)
-        self._skip_finished()
-
-    def _skip_finished(self) -> None:
-        finished, first = self._finished, self._unfinished
+                self._rejected.add(tag)
         while first in finished:
             finished.discard(first)
             first += 1
         self._unfinished = first
 
-    def accept(self, tag: int) -> None:
-        """Note that one message is worked off. What `finish` does, at the price that every message may cost."""
-        if tag == self._unfinished and not self._finished:
-            self._unfinished = tag + 1
-            return
-        self._finished.add(tag)
-        self._skip_finished()
-
     def flush_acks(self) -> None:
-        """Tell the broker of all that is finished up to the first that is not. Raises `BusDown`.
+        """Settle all that is finished up to the first that is not. Raises `BusDown`.
 
         One after the other: a tag that was settled by a later `multiple` may not be named again.
         """
@@ -121,7 +114,7 @@ class Consumer:
                 self.connection.write(buffer, self._channel)
 
     def close(self) -> None:
-        """Tell what is finished, and give the rest back by closing the channel. Raises `BusDown`."""
+        """Settle what is finished, and give the rest back by closing the channel. Raises `BusDown`."""
         self.discard()
         try:
             if self.ended is None:
@@ -133,14 +126,14 @@ class Consumer:
     def _take_unacknowledged(self) -> bytes:
         last = self._unfinished - 1
         parts: list[bytes] = []
-        told = self._acked_upto
+        settled = self._acked_upto
         for tag in sorted(tag for tag in self._rejected if tag <= last):
-            if tag - 1 > told:
+            if tag - 1 > settled:
                 parts.append(settle_frame(self._id, _ACK, tag - 1, True))
             parts.append(settle_frame(self._id, _REJECT, tag, False))
             self._rejected.discard(tag)
-            told = tag
-        if last > told:
+            settled = tag
+        if last > settled:
             parts.append(settle_frame(self._id, _ACK, last, True))
         self._acked_upto = last
         return b"".join(parts)

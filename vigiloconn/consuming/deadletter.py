@@ -5,7 +5,6 @@ Knows how such a letter looks and how it gets there; when a message is one is it
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import OrderedDict
@@ -15,6 +14,7 @@ from typing import Any
 import gevent
 
 from vigiloconn.bus.contents import Delivery, headers_size
+from vigiloconn.consuming.work import Identity, identity
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
 from vigiloconn.interfaces import Answer, Client
 from vigiloconn.kit.backoff import backoff_delays
@@ -34,14 +34,8 @@ _LOST_AFTER_S = 120.0
 _FRAME_RESERVE = 2048
 _MAX_UNDER_WAY = 100
 
-Identity = tuple[str, bytes]
 Wait = Callable[[float, "Answer | None"], bool]
 """Function of (seconds, result): waits for either; False when the message in hand must be left."""
-
-
-def identity(delivery: Delivery) -> Identity:
-    """Return what a message keeps when it is delivered again. Equal messages share it."""
-    return delivery.message_id(), hashlib.blake2b(delivery.body, digest_size=16).digest()
 
 
 def dead_letter_options(delivery: Delivery, reason: str, tries: int, frame_max: int) -> dict[str, Any]:
@@ -117,7 +111,6 @@ class DeadLetters:
 
     def __init__(self, publisher: Client, queue: str) -> None:
         self.queue = queue + SUFFIX
-        self.sent = 0
         self.trouble: str | None = None
         """Why the latest letter can't be sent yet."""
         self._publisher = publisher
@@ -142,7 +135,6 @@ class DeadLetters:
             except _Left:
                 return False
             else:
-                self.sent += 1
                 self.trouble = None
                 return True
             if not wait(next(delays), None):

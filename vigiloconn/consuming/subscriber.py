@@ -1,6 +1,6 @@
 """The pull side of a queue: declares, binds, consumes, hands out what is asked for, acknowledges what is finished.
 
-Knows one queue on one client's connection; what the messages mean is somebody else's affair.
+Knows one queue on one client's connection, nothing of what the messages mean.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ACK_LINGER_S = 0.05
 _MAX_UNACKNOWLEDGED = 100
 _FIRST_RETRY_S = 0.25
 _MAX_RETRY_S = 30.0
-#: A consumer that lived for so long was no failed attempt.
+#: A consumer that lived for this time was no failed attempt.
 _PROVED_AFTER_S = 30.0
 
 
@@ -36,7 +36,8 @@ class QueueSubscriber:
 
     `run()` is one life of a greenlet, which does all that waits for the broker's answer; every other method
     may be called on any greenlet. It begins paused: call `resume_producing()`. `on_left()` is called, on any
-    greenlet, when deliveries that were handed out have become stale: the broker has them back.
+    greenlet, when deliveries that were handed out have become stale: the broker has them back. With `gather_s`,
+    what comes within that time is handed out together.
 
     A queue that exists with other arguments is used as it is; a subscription to an exchange that is not there,
     a consumer that is refused and one that the broker cancels are tried again, and `problems()` says so.
@@ -50,6 +51,7 @@ class QueueSubscriber:
         prefetch_messages: int = 500,
         queue_type: str = "classic",
         ttl_s: int = 0,
+        gather_s: float = 0.0,
         on_left: Callable[[], None] = lambda: None,
     ) -> None:
         self.queue = queue
@@ -58,6 +60,7 @@ class QueueSubscriber:
         self._subscriptions = tuple(subscriptions)
         self._prefetch_messages = prefetch_messages
         self._declared = Queue(queue, queue_type, ttl_s or None)
+        self._gather_s = gather_s
         self._on_left = on_left
         self._ack_every = max(1, min(_MAX_UNACKNOWLEDGED, prefetch_messages // 4))
         self._connection: Connection | None = None
@@ -98,6 +101,12 @@ class QueueSubscriber:
     def get(self, max_messages: int, timeout_s: float | None = None) -> list[Delivery]:
         """Return the next deliveries, in the queue's order; none when none came within `timeout_s` or `interrupt()`
         was called. Each must be finished, in any order, unless it becomes stale."""
+        taken = self._take(max_messages, timeout_s)
+        if taken and self._gather_s:
+            self._gather(taken, max_messages)
+        return taken
+
+    def _take(self, max_messages: int, timeout_s: float | None) -> list[Delivery]:
         consumer = self._consumer
         if consumer is None or not consumer.ready:
             self._arrived.clear()
@@ -108,6 +117,19 @@ class QueueSubscriber:
         ready = consumer.ready
         return [ready.popleft() for _ in range(min(max_messages, len(ready)))]
 
+    def _gather(self, taken: list[Delivery], max_messages: int) -> None:
+        """Add what comes within `gather_s`; less long once nothing more can be missing."""
+        # The broker sends no more than the prefetch count ahead.
+        full = min(max_messages, self._prefetch_messages)
+        deadline_s = time.monotonic() + self._gather_s
+        while taken and len(taken) < full and not self._stopping:
+            left_s = deadline_s - time.monotonic()
+            more = self._take(full - len(taken), left_s) if left_s > 0 else []
+            if not more:
+                return
+            # Of two connections only the newer one's are worth anything.
+            taken[:] = [delivery for delivery in taken if not self.is_stale(delivery)] + more
+
     def interrupt(self) -> None:
         """Let a waiting `get` return."""
         self._arrived.set()
@@ -116,21 +138,8 @@ class QueueSubscriber:
         """True if the broker has this delivery back: it will come again, and finishing this one has no effect."""
         return delivery.source is not self._consumer
 
-    def accept(self, delivery: Delivery) -> None:
-        """Do what `finish` does for one delivery that is worked off; cheaper."""
-        consumer = self._consumer
-        if consumer is None or delivery.source is not consumer:
-            return
-        consumer.accept(delivery.tag)
-        self.acknowledged += 1
-        if consumer.unacknowledged >= self._ack_every:
-            self._flush(consumer)
-        elif self._flush_at_s is None:
-            self._flush_at_s = time.monotonic() + _ACK_LINGER_S
-            self._wake.set()
-
     def finish(self, deliveries: Sequence[Delivery], *, accepted: bool = True) -> None:
-        """Note that these are worked off (to be acknowledged) or, not accepted, to be rejected without requeue.
+        """Note that these are done, to be acknowledged, or, not accepted, to be rejected without requeue.
 
         The broker is told of what is finished up to the first delivery that is not: by one acknowledgement for
         many messages, after a short time. Stale deliveries are passed over. May block while the broker does not read.
@@ -151,7 +160,7 @@ class QueueSubscriber:
             self._wake.set()
 
     def drain(self, timeout_s: float) -> None:
-        """Hand out nothing more on this connection, and wait until what was handed out is finished and told."""
+        """Hand out nothing more on this connection, and wait until what was handed out is finished and acknowledged."""
         consumer = self._consumer
         if consumer is None:
             return
@@ -238,7 +247,7 @@ class QueueSubscriber:
     # -- the greenlet ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do what is due, until `stop()`; then tell what is finished and give back the rest."""
+        """Do what is due, until `stop()`; then acknowledge what is finished and give back the rest."""
         self._stopping = False
         # A former life may have ended in the middle of anything.
         self._leave()
@@ -296,7 +305,7 @@ class QueueSubscriber:
         except BusDown as exc:
             # What is not acknowledged comes again; the client hears of the loss by itself.
             log.debug("queue %r: acknowledgement not sent: %s", self.queue, exc)
-        # Whatever is finished is told a moment later, so nothing has to be set for each message.
+        # What is finished is flushed a moment later, so nothing has to be set for each message.
         self._settled.set()
 
     def _subscribe(self, connection: Connection) -> None:

@@ -1,13 +1,12 @@
 """Messages from a queue, one by one or in batches, to the code of a connector's author.
 
-Knows JSON, tries and outcomes; the queue is the subscriber's affair, and dead letters have their own module.
+Knows what that code may raise and what becomes of the message then; the queue is the subscriber's job.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -16,15 +15,15 @@ import gevent
 from gevent.event import Event
 
 from vigiloconn.bus.contents import Delivery
-from vigiloconn.consuming.deadletter import SUFFIX, DeadLetters, Identity, identity
+from vigiloconn.consuming.deadletter import SUFFIX, DeadLetters
 from vigiloconn.consuming.subscriber import QueueSubscriber
-from vigiloconn.consuming.work import ItemFailed, Work
+from vigiloconn.consuming.unpack import unpack
+from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, Work
 from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
 from vigiloconn.interfaces import Answer, Client, Level, Problem
 from vigiloconn.kit.limits import MAX_NAME_BYTES
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
-from vigiloconn.serialize import decode, split_messages
 from vigiloconn.settings.values import Subscription
 from vigiloconn.supervisor import Handler
 
@@ -33,19 +32,16 @@ __all__ = ["ItemFailed", "MessageHandler", "messagehandler_factory"]
 log = logging.getLogger(__name__)
 
 BATCH_MESSAGES = 500
-#: Brokers close a channel that holds a message for 30 minutes; all tries of one are over long before that.
-_MAX_RETRYING_S = 300.0
-#: How long messages are worked off before timers and other greenlets get a turn.
+#: After this time of work timers and other greenlets get a turn.
 _TURN_S = 0.02
 _CLOSE_S = 1.0
-_MAX_INTERRUPTED = 100
 
 #: All that an author's code may raise; greenlets are ended by something else, which passes.
 _FAILURES = (Exception, gevent.Timeout)
 
 
 class MessageHandler(Handler):
-    """Base class for whoever consumes: override `process_message`, or `process_messages` for batches.
+    """Base class for what consumes: override `process_message`, or `process_messages` for batches.
 
     Call `subscribe` once before the start (`messagehandler_factory` does), and add this to the client and to the
     supervisor. A message is acknowledged after the method has returned, in the queue's order. What it raises decides:
@@ -71,7 +67,7 @@ class MessageHandler(Handler):
         self._stopping = False
         self._nudge = Event()
         self._helpers: list[gevent.Greenlet[..., Any]] = []
-        self._interrupted: OrderedDict[Identity, Work] = OrderedDict()
+        self._interrupted = Interrupted()
         self._not_now: str | None = None
         self._log_dead = RateLimitedLog(log)
         self._is_batched = type(self).process_messages is not MessageHandler.process_messages
@@ -101,11 +97,13 @@ class MessageHandler(Handler):
         prefetch_messages: int = 500,
         queue_type: str = "classic",
         ttl_s: int = 0,
+        gather_s: float = 0.0,
         dead_letter: bool = True,
         max_redeliveries: int = 5,
     ) -> None:
         """Say which queue to consume. Dead letters go through `publisher`, a client with a connection of its own;
         without one, or without `dead_letter`, such messages are rejected, for the queue's own dead letter exchange.
+        With `gather_s`, messages that come within that time are handed over together.
 
         Raises `SettingsError` when the name leaves no room for the dead letters' queue.
         """
@@ -113,7 +111,7 @@ class MessageHandler(Handler):
             raise SettingsError(f"[bus] queue: expected at most {MAX_NAME_BYTES - len(SUFFIX)} bytes, got {queue!r}")
         self._subscriber = QueueSubscriber(
             queue, subscriptions, prefetch_messages=prefetch_messages, queue_type=queue_type, ttl_s=ttl_s,
-            on_left=self._nudge.set,
+            gather_s=gather_s, on_left=self._nudge.set,
         )  # fmt: skip
         self._dead_letters = DeadLetters(publisher, queue) if publisher is not None and dead_letter else None
         self._max_redeliveries = max_redeliveries
@@ -178,11 +176,7 @@ class MessageHandler(Handler):
             deliveries = source.get(BATCH_MESSAGES)
             if deliveries:
                 self.client.note_success()
-                self._turn_ends_s = time.monotonic() + _TURN_S
-                if self._is_batched:
-                    self._work_in_batches(deliveries)
-                else:
-                    self._work_one_by_one(deliveries)
+                self._work(deliveries)
         source.stop()
         pump.join(timeout=min(_CLOSE_S, self.supervisor.remaining_s()))
 
@@ -201,153 +195,88 @@ class MessageHandler(Handler):
 
     # -- the work -----------------------------------------------------------------------------------------------
 
-    def _work_one_by_one(self, deliveries: Sequence[Delivery]) -> None:
-        source, process = self._source, self.process_message
-        for delivery in deliveries:
-            if self._stopping or source.is_stale(delivery):
-                break
-            work = self._open(delivery)
-            error: BaseException | None = None
-            try:
-                while work.done < len(work.items):
-                    process(work.items[work.done])
-                    work.done += 1
-                    self.processed += 1
-            except _FAILURES as exc:
-                error = exc
-            if error is None and not work.failed:
-                source.accept(delivery)
-                if time.monotonic() > self._turn_ends_s:
-                    self._give_turn()
-            elif not self._see_through(work, error):
-                return
-
-    def _work_in_batches(self, deliveries: Sequence[Delivery]) -> None:
-        in_hand = [self._open(delivery) for delivery in deliveries]
-        while in_hand and not self._stopping and not self._source.is_stale(in_hand[0].delivery):
-            count = next((number for number, work in enumerate(in_hand) if work.failed), len(in_hand))
-            if count == 0:
-                if not self._see_through(in_hand.pop(0), None):
-                    return
-                continue
-            error = self._try_batch(in_hand[:count])
-            over = next((number for number, work in enumerate(in_hand[:count]) if not work.is_over), count)
-            self._source.finish([work.delivery for work in in_hand[:over]])
-            del in_hand[:over]
-            if isinstance(error, ItemFailed):
-                if not self._see_through(in_hand.pop(0), error.cause):
-                    return
-            elif error is not None:
-                for _ in range(count):
-                    if self._stopping or not self._see_through(in_hand.pop(0), None):
-                        return
-            if time.monotonic() > self._turn_ends_s:
-                self._give_turn()
-
-    def _try_batch(self, in_hand: Sequence[Work]) -> BaseException | None:
-        """Hand the messages of these over as one batch, and note in each what is done."""
-        batch = [item for work in in_hand for item in work.items[work.done :]]
-        error: BaseException | None = None
-        done = len(batch)
-        try:
-            if batch:
-                self.process_messages(batch)
-        except ItemFailed as exc:
-            error, done = exc, max(0, min(exc.done, len(batch) - 1))
-        except (PipeClosed, BadMessage) as exc:
-            error = ItemFailed(0, exc) if isinstance(exc, PipeClosed) or len(batch) == 1 else exc
-            done = 0
-        except _FAILURES as exc:
-            error = ItemFailed(0, exc) if len(batch) == 1 else exc
-            done = 0
-        self.processed += done
-        for work in in_hand:
-            step = min(done, len(work.items) - work.done)
-            work.done += step
-            done -= step
-        return error
-
-    def _give_turn(self) -> None:
-        # Not 0: that would let other greenlets run, and no timer.
-        gevent.sleep(0.0001)
+    def _work(self, deliveries: Sequence[Delivery]) -> None:
+        """Bring these deliveries to their ends, in order; leave them at a stop, or when the broker has them back."""
+        hand = InHand(deliveries, self._open)
         self._turn_ends_s = time.monotonic() + _TURN_S
+        while (head := hand.head) is not None and not self._must_leave(head) and self._step(hand, head):
+            if time.monotonic() > self._turn_ends_s:
+                # Not 0: that would let other greenlets run, and no timer.
+                gevent.sleep(0.0001)
+                self._turn_ends_s = time.monotonic() + _TURN_S
+        if head is not None:
+            self._interrupted.remember(head)
 
     def _open(self, delivery: Delivery) -> Work:
-        if self._interrupted and delivery.redelivered:
-            work = self._interrupted.pop(identity(delivery), None)
-            if work is not None:
-                work.delivery = delivery
-                return work
+        progress = self._interrupted.recall(delivery)
         try:
-            message = decode(delivery.body)
-            return Work(delivery, split_messages(message) if "messages" in message else (message,))
+            return Work(delivery, unpack(delivery.body), progress)
         except BadMessage as exc:
-            work = Work(delivery, ())
-            work.failed.append(str(exc))
+            work = Work(delivery, [])
+            work.give_up(str(exc))
             return work
+
+    def _must_leave(self, work: Work) -> bool:
+        return self._stopping or self._source.is_stale(work.delivery)
+
+    def _step(self, hand: InHand, head: Work) -> bool:
+        """Do the next messages, or what ends the first delivery. False when that must be left."""
+        if head.is_over and head.progress.given_up:
+            return self._bury(hand, head)
+        batch = hand.slice(BATCH_MESSAGES)
+        done, error = 0, None
+        try:
+            done = self._process(batch)
+        except ItemFailed as exc:
+            done, error = max(0, min(exc.done, len(batch) - 1)), exc.cause
+        except _FAILURES as exc:
+            error = exc
+            if len(batch) > 1 and not isinstance(exc, PipeClosed):
+                # Nobody knows which of them it was. None of this counts as a try.
+                self._check_helpers()
+                hand.go_alone(len(batch))
+                return True
+        self.processed += done
+        self._source.finish(hand.advance(done))
+        return error is None or self._after_failure(hand, error)
+
+    def _process(self, batch: list[dict[str, Any]]) -> int:
+        """Have these messages done, or as many of them as there is time for. Returns how many."""
+        if self._is_batched:
+            if batch:
+                self.process_messages(batch)
+            return len(batch)
+        done, process = 0, self.process_message
+        try:
+            for message in batch:
+                process(message)
+                done += 1
+                # What takes long is acknowledged one by one, and what is short all together.
+                if time.monotonic() > self._turn_ends_s:
+                    break
+        except _FAILURES as exc:
+            raise ItemFailed(done, exc) from exc
+        return done
 
     # -- what failed ---------------------------------------------------------------------------------------------
 
-    def _see_through(self, work: Work, error: BaseException | None) -> bool:
-        """Bring one work to its end, whatever it takes, `error` being what its next message raised just now.
-
-        Returns False when the work must be left: it was interrupted and will come again.
-        """
-        if not self._finish_items(work, error) or (work.failed and not self._bury(work)):
-            self._interrupted[identity(work.delivery)] = work
-            while len(self._interrupted) > _MAX_INTERRUPTED:
-                self._interrupted.popitem(last=False)
+    def _after_failure(self, hand: InHand, error: BaseException) -> bool:
+        """Decide what becomes of the next message, which has just failed. False when its delivery must be left."""
+        self._check_helpers()
+        if isinstance(error, PipeClosed):
+            self._pause_for(error)
             return False
-        if not work.failed:
-            self._source.finish([work.delivery])
-        return True
-
-    def _finish_items(self, work: Work, error: BaseException | None) -> bool:
-        while not work.is_over:
-            if error is None and self._source.is_stale(work.delivery):
-                return False
-            if error is None:
-                error = self._try_item(work.items[work.done])
-            if error is None:
-                work.done += 1
-                work.tries_of_item = 0
-                continue
-            self._check_helpers()
-            if isinstance(error, PipeClosed):
-                self._pause_for(error)
-                return False
-            self.failed += 1
-            work.tries_in_all += 1
-            if not self._may_try_again(work, error):
-                work.give_up(f"{type(error).__name__}: {error}")
-            else:
-                work.tries_of_item += 1
-                log.info("%s: tried again (%d of %d): %r", self.name, work.tries_of_item, self._max_redeliveries, error)
-                if not self._wait_for(work, next(work.delays)):
-                    return False
-            error = None
-        return True
-
-    def _try_item(self, item: dict[str, Any]) -> BaseException | None:
-        try:
-            if self._is_batched:
-                self.process_messages([item])
-            else:
-                self.process_message(item)
-        except ItemFailed as exc:
-            return exc.cause
-        except _FAILURES as exc:
-            return exc
-        self.processed += 1
-        return None
-
-    def _may_try_again(self, work: Work, error: BaseException) -> bool:
-        now_s = time.monotonic()
-        if work.failed_at_s is None:
-            work.failed_at_s = now_s
-        if isinstance(error, BadMessage) or work.tries_of_item >= self._max_redeliveries:
-            return False
-        return now_s - work.failed_at_s < _MAX_RETRYING_S
+        self.failed += 1
+        work = hand.head
+        assert work is not None
+        delay_s = work.progress.failed(error, time.monotonic(), self._max_redeliveries)
+        if delay_s is None:
+            hand.give_up(f"{type(error).__name__}: {error}")
+            return True
+        hand.go_alone(1)
+        tries = work.progress.tries_of_item
+        log.info("%s: tried again (%d of %d): %r", self.name, tries, self._max_redeliveries, error)
+        return self._wait_for(work, delay_s)
 
     def _pause_for(self, error: PipeClosed) -> None:
         if self._not_now is None:
@@ -355,29 +284,29 @@ class MessageHandler(Handler):
         self._not_now = str(error)
         self.pause_producing()
 
-    def _bury(self, work: Work) -> bool:
-        """Send a dead letter and acknowledge the original, or reject it. False when the work must be left."""
-        reason = "; ".join(work.failed)
-        delivery = work.delivery
+    def _bury(self, hand: InHand, work: Work) -> bool:
+        """Send a dead letter and acknowledge the original, or reject it. False when the delivery must be left."""
+        reason, delivery = work.progress.reason, work.delivery
         letters, wait = self._dead_letters, partial(self._wait_for, work)
-        if letters is not None and not letters.bury(delivery, reason, work.tries_in_all, wait):
+        if letters is not None and not letters.bury(delivery, reason, work.progress.tries_in_all, wait):
             return False
-        # Only now: whoever reads the line may look for the letter, or stop the connector.
+        # Only now: a person who reads the line may look for the letter, or stop the connector.
         self._log_dead(
             "queue %r: a message can't be handled, its end is %s: %s",
             self._source.queue, letters.queue if letters else "a rejection", reason[:500],
         )  # fmt: skip
         self.dead_lettered += 1
-        self._source.finish([delivery], accepted=self._dead_letters is not None)
+        hand.drop_head()
+        self._source.finish([delivery], accepted=letters is not None)
         return True
 
     def _wait_for(self, work: Work, seconds: float, result: Answer | None = None) -> bool:
-        """Wait for so long or until the result is there; False when the work in hand must be left."""
+        """Wait for that time or until the result is there; False when the work in hand must be left."""
         deadline_s = time.monotonic() + seconds
         if result is not None:
             result.rawlink(self._notice)
         try:
-            while not self._stopping and not self._source.is_stale(work.delivery):
+            while not self._must_leave(work):
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or (result is not None and result.ready()):
                     return True

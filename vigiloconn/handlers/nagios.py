@@ -14,8 +14,6 @@ from typing import Any, Protocol
 
 from gevent.event import Event
 
-from vigiloconn.bus.contents import Delivery
-from vigiloconn.consuming.subscriber import QueueSubscriber
 from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
 from vigiloconn.handlers.message import ItemFailed, MessageHandler, messagehandler_factory
 from vigiloconn.interfaces import Client, Level, Problem
@@ -31,14 +29,14 @@ log = logging.getLogger(__name__)
 
 #: How long commands are gathered for one file.
 GATHER_S = 1.0
-#: Nagios is looked for so often while it is away, and looked after while it is not.
+#: Periods of the looks at the pipe: growing up to the longest while Nagios is away, that one while it is not.
 _FIRST_LOOK_S = 0.1
 _MAX_LOOK_S = 1.5
 _SWEEP_S = 60.0
 
 
 class HostFilter(Protocol):
-    """Who knows which hosts this Nagios has."""
+    """Knows which hosts this Nagios has."""
 
     def has_host(self, name: str) -> bool:
         """Answer whether messages of this host are for this Nagios."""
@@ -80,18 +78,8 @@ class NagiosCommandHandler(MessageHandler):
         """Another Nagios may read the pipe than the one that was told of the files."""
         self._look_now = Event()
 
-    def subscribe(
-        self, queue: str, subscriptions: Sequence[Subscription] = (), *, prefetch_messages: int = 500,
-        queue_type: str = "classic", ttl_s: int = 0, **options: Any,
-    ) -> None:
-        super().subscribe(
-            queue, subscriptions, prefetch_messages=prefetch_messages, queue_type=queue_type, ttl_s=ttl_s, **options
-        )
-        if self._files is not None:
-            self._subscriber = _Gathering(
-                queue, subscriptions, prefetch_messages=prefetch_messages, queue_type=queue_type, ttl_s=ttl_s,
-                on_left=self._nudge.set,
-            )
+    def subscribe(self, queue: str, subscriptions: Sequence[Subscription] = (), **options: Any) -> None:
+        super().subscribe(queue, subscriptions, gather_s=0.0 if self._files is None else GATHER_S, **options)
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -258,8 +246,8 @@ class NagiosCommandHandler(MessageHandler):
     def _tell_again(self, files: CommandFiles) -> None:
         """Tell Nagios of the files that are still there, before anything newer. Raises `PipeClosed`.
 
-        Whoever was told of them may have died first. Nagios deletes a file that it has worked off, so being told
-        twice costs a line in its log and nothing else.
+        The Nagios that was told of them may have died first. It deletes a file whose commands it has carried out, so
+        being told twice costs a line in its log and nothing else.
         """
         self._files_waiting = files.sweep()
         commands = [process_file(str(path), time.time()) for path in files.left()]
@@ -268,26 +256,6 @@ class NagiosCommandHandler(MessageHandler):
         told = 0
         while told < len(commands):
             told += self._pipe.write(commands[told:])
-
-
-class _Gathering(QueueSubscriber):
-    """Hands out what has come within a second, or a full batch earlier."""
-
-    def get(self, max_messages: int, timeout_s: float | None = None) -> list[Delivery]:
-        taken = super().get(max_messages, timeout_s)
-        # The broker sends no more than the prefetch count ahead: then nothing is left to wait for.
-        full = min(max_messages, self._prefetch_messages)
-        deadline_s = time.monotonic() + GATHER_S
-        while taken and len(taken) < full:
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or self._stopping:
-                break
-            more = super().get(full - len(taken), left_s)
-            # Of two connections only the newer one's are worth anything.
-            taken = [delivery for delivery in taken if not self.is_stale(delivery)] + more
-            if not more:
-                break
-        return taken
 
 
 def nagioscommand_factory(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-#: Nagios deletes a file once it has read it. What is left after so long never will be.
+#: Nagios deletes a file once it has read it. What is left after an hour never will be.
 KEEP_S = 3600.0
 _SUFFIX = ".commands"
 #: While it is written: what has the other suffix is whole, whatever became of its writer.
@@ -68,7 +68,7 @@ class CommandFiles:
             except OSError:
                 continue  # Nagios has just deleted it.
             if age_s > KEEP_S:
-                log.warning("%s: deleted, Nagios has not worked it off within an hour", path)
+                log.warning("%s: deleted, Nagios has not carried it out within an hour", path)
                 self.discard(path)
             elif age_s > 60:
                 waiting += 1

@@ -77,7 +77,7 @@ class Translator:
 
 
 def process_file(path: str, now_s: float) -> bytes:
-    """Return the command that makes Nagios work off the commands in a file, and delete it then."""
+    """Return the command that makes Nagios carry out the commands in a file, and delete it then."""
     return f"[{int(now_s)}] PROCESS_FILE;{path};1\n".encode()
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 #: Up to here a write is whole or refused, and never mixed with another program's (pipe(7), PIPE_BUF on Linux).
 ATOMIC_BYTES = 4096
-#: A reader that takes nothing for so long is as good as away: what waits is better kept by the broker.
+#: A reader that takes nothing for this time is as good as away: what waits is better kept by the broker.
 WRITE_TIMEOUT_S = 10.0
 #: How often a wait for room looks whether it is still wanted and whether the FIFO is still the same.
 _LOOK_S = 0.25
