@@ -137,15 +137,6 @@ def file(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
-def bindings(node: RabbitNode, vhost: str) -> set[tuple[str, ...]]:
-    """Return (exchange, queue, key) of all bindings but those to the default exchange."""
-    columns = ("source_name", "destination_name", "routing_key")
-    shown = node.ctl("list_bindings", "-p", vhost, "--no-table-headers", *columns)
-    rows = (tuple(line.split("\t")) for line in shown.splitlines())
-    # Those to the default exchange have no source; of the first line the blank is lost.
-    return {row for row in rows if len(row) == len(columns) and row[0]}
-
-
 def test_second_reading_of_the_projects_file_changes_nothing_and_says_so(
     tool: Tool, rabbit: RabbitNode, vhost: str
 ) -> None:
@@ -158,7 +149,7 @@ def test_second_reading_of_the_projects_file_changes_nothing_and_says_so(
     assert "binding state: created" in lines
     assert lines[-1] == "12 created"
     kinds = ("event", "perf", "state", "nagios")
-    assert bindings(rabbit, vhost) == {(kind, kind, kind) for kind in kinds}
+    assert rabbit.bindings(vhost) == {(kind, kind, kind) for kind in kinds}
     second = tool("read-config", path)
     assert (second.returncode, second.stderr) == (0, "")
     lines = second.stdout.splitlines()
@@ -167,7 +158,7 @@ def test_second_reading_of_the_projects_file_changes_nothing_and_says_so(
     assert "binding state: ensured (AMQP does not tell whether it was new)" in lines
     assert lines[-1].startswith("nothing changed")
     assert "created" not in second.stdout
-    assert bindings(rabbit, vhost) == {(kind, kind, kind) for kind in kinds}
+    assert rabbit.bindings(vhost) == {(kind, kind, kind) for kind in kinds}
 
 
 def test_reading_keeps_messages_and_puts_back_what_is_missing(
@@ -187,7 +178,7 @@ def test_reading_keeps_messages_and_puts_back_what_is_missing(
         "binding c: created",
         "2 created, 2 as they should be, 1 bindings ensured",
     ]
-    assert bindings(rabbit, vhost) == {("e", "q", "k"), ("e", "r", "r")}
+    assert rabbit.bindings(vhost) == {("e", "q", "k"), ("e", "r", "r")}
     assert bus.queue_depth("q") == 1
 
 
@@ -221,7 +212,7 @@ def test_what_exists_otherwise_is_named_and_the_rest_is_done(
     assert "queue q: differs (x-message-ttl is '5000', expected '60000')" in lines
     assert "queue loose: differs (durable is 'false', expected 'true')" in lines
     assert any(line.startswith("binding n: refused (NOT_FOUND - no exchange 'nowhere'") for line in lines), lines
-    assert ("e", "q", "q") in bindings(rabbit, vhost)
+    assert ("e", "q", "q") in rabbit.bindings(vhost)
     assert lines[-1].startswith("1 created")
     assert lines[-1].endswith("6 could not be made so")
 
@@ -245,7 +236,7 @@ def test_check_changes_nothing_and_tells_differences_by_its_status(
     ]
     with pytest.raises(amqp.NotFound):
         bus.queue_depth("q")
-    assert bindings(rabbit, vhost) == set()
+    assert rabbit.bindings(vhost) == set()
     bus.delete_exchange("f")
     bus.declare_exchange("f")
     bus.declare_exchange("e")
@@ -254,7 +245,7 @@ def test_check_changes_nothing_and_tells_differences_by_its_status(
     assert done.returncode == 0
     assert "binding b: not compared (AMQP does not list bindings)" in done.stdout
     assert done.stdout.splitlines()[-1] == "no difference; 2 bindings not compared"
-    assert bindings(rabbit, vhost) == set()
+    assert rabbit.bindings(vhost) == set()
 
 
 def test_check_sees_that_an_exchange_which_is_only_bound_to_is_missing(
@@ -283,17 +274,17 @@ def test_single_commands_make_and_remove_one_thing(tool: Tool, bus: Bus, rabbit:
     assert say("create-queue", "--queue-type=quorum", "strong") == "queue strong: created"
     assert "ensured" in say("subscribe", "q", "e")
     assert "ensured" in say("subscribe", "-k", "a.b", "q", "t")
-    assert bindings(rabbit, vhost) == {("e", "q", "q"), ("t", "q", "a.b")}
+    assert rabbit.bindings(vhost) == {("e", "q", "q"), ("t", "q", "a.b")}
     bus.publish("e", "", b"x")
     assert "deleted" in say("unsubscribe", "q", "e")
     assert "deleted" in say("unsubscribe", "q", "t", "--key", "a.b")
-    assert bindings(rabbit, vhost) == set()
+    assert rabbit.bindings(vhost) == set()
     assert say("delete-queue", "q") == "queue q: deleted (with 1 messages)"
     assert say("delete-queue", "q") == "queue q: unchanged (it was not there)"
     assert say("delete-exchange", "t") == "exchange t: deleted"
     assert say("delete-exchange", "t") == "exchange t: unchanged (it was not there)"
-    shown = rabbit.ctl("list_queues", "-p", vhost, "--no-table-headers", "name", "type", "durable")
-    assert shown.split("\t") == ["strong", "quorum", "true"]
+    (queue,) = rabbit.queues(vhost)
+    assert (queue["name"], queue["type"], queue["durable"]) == ("strong", "quorum", True)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +318,7 @@ def test_user_without_the_right_is_told_so(tool: Tool, rabbit: RabbitNode, vhost
     try:
         done = tool("-u", "poor", "-p", "poor-secret", "create-queue", "q")
     finally:
-        rabbit.ctl("delete_user", "poor")
+        rabbit.delete_user("poor")
     assert done.returncode == 1
     assert "queue q: refused (ACCESS_REFUSED" in done.stdout
 

@@ -139,13 +139,25 @@ def test_reset_cures_every_fault_and_leaves_an_empty_broker(spare_node: RabbitNo
     spare_node.suspend_listeners()
     spare_node.pause()
     spare_node.reset()
-    assert spare_node.ctl("list_vhosts", "--no-table-headers") == "/"
-    assert spare_node.ctl("list_users", "--no-table-headers").split() == ["guest", "[administrator]"]
+    assert spare_node.eval("length(rabbit_vhost:list_names())") == "1"
+    assert spare_node.eval("length(rabbit_auth_backend_internal:list_users())") == "1"
     with connect(spare_node) as bus:
         with pytest.raises(amqp.NotFound):
             bus.queue_depth("left over")
         queue = bus.declare_queue(exclusive=True)
         bus.publish("", queue, b"confirmed, hence not blocked")
+
+
+def test_queues_and_bindings_are_told_as_they_are(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    bus.declare_queue("é", bus.declare_exchange("all"), "key", arguments={"x-message-ttl": 60_000})
+    for _ in range(3):
+        bus.publish("", "é", b"x")
+    bus.channel.basic_qos(0, 1, False)
+    bus.channel.basic_consume("é")
+    figures = {"messages_ready": 2, "messages_unacknowledged": 1, "consumers": 1}
+    kind = {"type": "classic", "durable": True, "state": "running", "arguments": {"x-message-ttl": 60_000}}
+    assert rabbit.queues(vhost) == [{"name": "é", **kind, **figures}]
+    assert rabbit.bindings(vhost) == {("all", "é", "key")}
 
 
 def test_failed_command_and_failed_expression_say_what_the_node_said(rabbit: RabbitNode) -> None:

@@ -58,14 +58,12 @@ def test_the_queue_is_declared_and_bound_as_the_settings_say(
     bus.declare_exchange("all")
     bus.declare_exchange("some", "topic")
     consumer = consuming(queue_type=queue_type, queue_messages_ttl=60, subscriptions="all, some:a.*").start()
-    listed = rabbit.ctl("list_queues", "-p", vhost, "name", "durable", "type", "arguments", "--formatter", "json")
-    assert '"durable":true' in listed
-    assert f'"type":"{queue_type}"' in listed.replace("rabbit_", "").replace("_queue", "")
-    assert "60000" in listed
-    consumer.wait(lambda: "some" in rabbit.ctl("list_bindings", "-p", vhost, "source_name", "routing_key"), "bound")
-    bound = rabbit.ctl("list_bindings", "-p", vhost, "source_name", "routing_key").split("\n")
-    assert f"all\t{QUEUE}" in bound
-    assert "some\ta.*" in bound
+    (queue,) = rabbit.queues(vhost)
+    assert queue["durable"]
+    assert queue["type"] == queue_type
+    assert queue["arguments"]["x-message-ttl"] == 60000
+    consumer.wait(lambda: len(rabbit.bindings(vhost)) == 2, "bound")
+    assert rabbit.bindings(vhost) == {("all", QUEUE, QUEUE), ("some", QUEUE, "a.*")}
     bus.publish("all", "whatever", {"n": 1})
     bus.publish("some", "a.b", {"n": 2})
     consumer.wait_done([1, 2])

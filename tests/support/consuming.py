@@ -67,10 +67,11 @@ class Consuming:
     def _describe(self) -> str:
         """Return both sides' view: what the broker has in its queues first, for a consumer to which nothing comes."""
         try:
-            queues = self._node.queues(self._vhost)
+            queues = "\n".join(map(str, self._node.queues(self._vhost)))
         except RabbitError as exc:
-            queues = f"the broker can't be asked: {exc}"
-        return f"{queues}\nfigures: {self.stats()}\ndone: {self.done()[-20:]}\n{self.process.log_text()[-6000:]}"
+            queues = f"can't be asked: {exc}"
+        log = self.process.log_text()[-6000:]
+        return f"broker: {queues}\nfigures: {self.stats()}\ndone: {self.done()[-20:]}\n{log}"
 
     def wait_done(self, numbers: list[int], timeout_s: float = 40.0) -> None:
         """Wait until exactly these are done, in this order."""

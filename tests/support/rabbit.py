@@ -7,6 +7,8 @@ run from where they lie, with every path and port given by us.
 from __future__ import annotations
 
 import atexit
+import base64
+import json
 import os
 import random
 import secrets
@@ -18,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.support import children
 from tests.support.wait import wait_until
@@ -33,6 +35,7 @@ HOST = "127.0.0.1"
 _PORTS = range(20000, 32000)
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
+_QUEUE_FIGURES = ("type", "durable", "state", "messages_ready", "messages_unacknowledged", "consumers")
 #: Debian's default wants more free disk than a small machine has, and a node without it takes no message.
 _CONFIG = """\
 log.console = false
@@ -221,7 +224,7 @@ class RabbitNode:
     # Commands
 
     def ctl(self, *args: str, timeout_s: float = 30.0) -> str:
-        """Run `rabbitmqctl` (0.4 s and more) and return what it prints. Raises `RabbitError` when it fails."""
+        """Run `rabbitmqctl` (a second and more) and return what it prints. Raises `RabbitError` when it fails."""
         return self._run([str(self._programs / "rabbitmqctl"), "-q", *args], None, timeout_s)
 
     def eval(self, expression: str, timeout_s: float = 30.0) -> str:
@@ -249,8 +252,12 @@ class RabbitNode:
 
     def add_user(self, user: str, password: str, vhost: str = "/") -> None:
         """Make a user that may do everything in one virtual host."""
-        self.ctl("add_user", user, password)
+        account = ", ".join(map(_binary, (user, password, "tests")))
+        self._expect_ok(f"rabbit_auth_backend_internal:add_user({account})")
         self.set_permissions(user, vhost=vhost)
+
+    def delete_user(self, user: str) -> None:
+        self._expect_ok(f"rabbit_auth_backend_internal:delete_user({_binary(user)}, {_binary('tests')})")
 
     def set_permissions(
         self, user: str, configure: str = ".*", write: str = ".*", read: str = ".*", *, vhost: str = "/"
@@ -260,25 +267,35 @@ class RabbitNode:
         patterns = ", ".join(map(_binary, (user, vhost, configure, write, read, "tests")))
         self._expect_ok(f"rabbit_auth_backend_internal:set_permissions({patterns})")
 
-    def queues(self, vhost: str = "/") -> str:
-        """Return a line for each queue: its messages that are ready and unacknowledged, its consumers, its state."""
-        columns = ("name", "messages_ready", "messages_unacknowledged", "consumers", "state")
-        return self.ctl("list_queues", "-p", vhost, *columns)
+    def queues(self, vhost: str = "/") -> list[dict[str, Any]]:
+        """Return name, type, durable, arguments, state of each queue, and its messages_ready, messages_unacknowledged
+        and consumers as they are now."""
+        found = f"rabbit_amqqueue:info_all({_binary(vhost)}, [name, arguments, {', '.join(_QUEUE_FIGURES)}])"
+        return self._ask(
+            "[maps:from_list([{name, Name}, {arguments, rabbit_misc:amqp_table(Table)} | Rest])"
+            f" || [{{name, {{resource, _, _, Name}}}}, {{arguments, Table}} | Rest] <- {found}]"
+        )
+
+    def bindings(self, vhost: str = "/") -> set[tuple[str, str, str]]:
+        """Return (exchange, queue, key) of all bindings but those to the default exchange."""
+        columns = "[source_name, destination_name, routing_key]"
+        rows = self._ask(f"[[V || {{_, V}} <- Row] || Row <- rabbit_binding:info_all({_binary(vhost)}, {columns})]")
+        return {(exchange, queue, key) for exchange, queue, key in rows if exchange}
 
     def memory_alarm(self, on: bool) -> None:
         """Raise or end the memory alarm: publishers are blocked at their next publish, consumers go on."""
-        self.ctl("set_vm_memory_high_watermark", "0.00001" if on else "0.4")
+        self._expect_ok(f"vm_memory_monitor:set_vm_memory_high_watermark({'0.00001' if on else '0.4'})")
 
     def close_all_connections(self, reason: str = "closed by a test") -> None:
         """Close every client's connection with 320 CONNECTION_FORCED."""
-        self.ctl("close_all_connections", reason)
+        self._expect_ok(f"rabbit_networking:close_connections(rabbit_networking:connections(), {_binary(reason)})")
 
     def suspend_listeners(self) -> None:
         """Refuse new connections; open ones stay."""
-        self.ctl("suspend_listeners")
+        self._expect_ok("rabbit_maintenance:suspend_all_client_listeners()")
 
     def resume_listeners(self) -> None:
-        self.ctl("resume_listeners")
+        self._expect_ok("rabbit_maintenance:resume_all_client_listeners()")
 
     def reset(self) -> None:
         """Cure every fault that the methods above can cause and empty the broker, as if it were new."""
@@ -288,10 +305,9 @@ class RabbitNode:
         self.resume()
         self.eval("rabbit_maintenance:resume_all_client_listeners()")
         self.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
-        everyone = "U <- rabbit_auth_backend_internal:list_users()"
-        others = f"{everyone}, proplists:get_value(user, U) =/= {_binary(self.user)}"
-        delete = 'rabbit_auth_backend_internal:delete_user(proplists:get_value(user, U), <<"tests">>)'
-        self.eval(f"[{delete} || {others}]")
+        for user in self._ask("[proplists:get_value(user, U) || U <- rabbit_auth_backend_internal:list_users()]"):
+            if user != self.user:
+                self.delete_user(user)
         self.eval('[rabbit_vhost:delete(V, <<"tests">>) || V <- rabbit_vhost:list_names()]')
         self.add_vhost("/")
 
@@ -301,6 +317,12 @@ class RabbitNode:
         answer = self.eval(expression)
         if answer != "ok":
             raise RabbitError(f"{expression}: expected ok, got {answer}")
+
+    def _ask(self, expression: str) -> Any:
+        """Evaluate an expression of lists, maps, numbers and binaries, and return it by way of JSON."""
+        # As base64: what can't be said in ASCII would come as a list of numbers.
+        shown = self.eval(f"base64:encode_to_string(rabbit_json:encode({expression}))")
+        return json.loads(base64.b64decode(shown.strip('"')))
 
     def _run(self, argv: list[str], text: str | None, timeout_s: float) -> str:
         try:
