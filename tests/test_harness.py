@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import amqp
@@ -146,6 +147,11 @@ def test_reset_cures_every_fault_and_leaves_an_empty_broker(spare_node: RabbitNo
             bus.queue_depth("left over")
         queue = bus.declare_queue(exclusive=True)
         bus.publish("", queue, b"confirmed, hence not blocked")
+
+
+def test_questions_at_the_same_time_are_all_answered(rabbit: RabbitNode) -> None:
+    with ThreadPoolExecutor(2) as askers:
+        assert list(askers.map(rabbit.eval, ["1 + 1"] * 40)) == ["2"] * 40
 
 
 def test_queues_and_bindings_are_told_as_they_are(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:

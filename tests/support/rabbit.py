@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import base64
+import itertools
 import json
 import os
 import random
@@ -35,6 +36,7 @@ HOST = "127.0.0.1"
 _PORTS = range(20000, 32000)
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
+_questions = itertools.count()
 _QUEUE_FIGURES = ("type", "durable", "state", "messages_ready", "messages_unacknowledged", "consumers")
 #: Debian's default wants more free disk than a small machine has, and a node without it takes no message.
 _CONFIG = """\
@@ -235,7 +237,9 @@ class RabbitNode:
         erl_call = shutil.which("erl_call")
         if erl_call is None:
             return self.ctl("eval", f"{expression}.", timeout_s=timeout_s)
-        argv = [erl_call, "-sname", self._name, "-c", self._cookie, "-timeout", str(int(timeout_s)), "-e"]
+        # By default all have one name, and the node refuses a second one of that name until it has missed the first.
+        argv = [erl_call, "-h", f"tests-{os.getpid()}-{next(_questions)}", "-sname", self._name, "-c", self._cookie]
+        argv += ["-timeout", str(int(timeout_s)), "-e"]
         answer = self._run(argv, f"{expression}.\n", timeout_s)
         if not answer.startswith("{ok,"):
             raise RabbitError(f"{expression}: {answer}")
