@@ -14,9 +14,9 @@ import gevent
 from gevent.event import AsyncResult, Event
 
 from vigiloconn import ipv6
-from vigiloconn.bus.connection import BusConnection, GoingDown, tls_context
+from vigiloconn.bus.connection import BusConnection, tls_context
 from vigiloconn.bus.rotation import Rotation
-from vigiloconn.errors import BusDown, BusRefused
+from vigiloconn.errors import BusDown, BusRefused, LeaveBroker
 from vigiloconn.interfaces import Level, Problem
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings, Settings
@@ -52,6 +52,7 @@ class VigiloClient(Handler):
         endpoints = [ipv6.parse_endpoint(host, settings.default_port) for host in settings.hosts]
         # Within two heartbeats of its cure a broker is to be found: one for noticing, one for the delay.
         self._rotation = Rotation(endpoints, min(settings.max_reconnect_delay_s, settings.heartbeat_s))
+        self._attempt: BusConnection | None = None
         self._stop = Event()
         self._blocked_at: float | None = None
         self._returning = False
@@ -75,7 +76,9 @@ class VigiloClient(Handler):
     def stop_service(self) -> None:
         self._stop.set()
         connection = self.connection
-        if connection is not None:
+        if self._attempt is not None:
+            self._attempt.abort("closed by us")
+        elif connection is not None:
             self.supervisor.spawn(connection.close, _CLOSE_S, name=f"{self.name}: close", owner=self)
 
     def send(
@@ -90,8 +93,13 @@ class VigiloClient(Handler):
         body = message if isinstance(message, bytes) else encode(message)
         return self._direct.send(exchange, routing_key, body, **options)
 
+    @property
+    def has_others(self) -> bool:
+        """True where the settings name another broker to go to."""
+        return self._rotation.has_others
+
     def note_success(self) -> None:
-        """A handler has seen the broker do its work on this connection: back-off starts anew."""
+        """A handler has seen the broker do its work on this connection: its back-off starts anew."""
         self._rotation.note_success()
 
     def stats(self) -> dict[str, float]:
@@ -111,14 +119,16 @@ class VigiloClient(Handler):
         """Connect and read until the connection is lost. Returns the delay before the next attempt, in seconds."""
         endpoint = self._rotation.current
         connection = BusConnection(endpoint, self._settings, dial=self._dial, name=self._connection_name)
+        self._attempt = connection
         try:
             connection.connect()
         except (BusDown, BusRefused) as exc:
-            return self._failed(exc)
+            return self._failed(exc) if not self._stop.is_set() else 0.0
+        finally:
+            self._attempt = None
         if self._stop.is_set():
             connection.close(_CLOSE_S)
             return 0.0
-        began = time.monotonic()
         self._made(connection)
         watchers = [
             self.supervisor.spawn(self._watch, connection, name=f"{self.name}: watch", owner=self),
@@ -138,9 +148,6 @@ class VigiloClient(Handler):
             self._returning = False
             self._rotation.prefer()
             return 0.0
-        if time.monotonic() - began > self._settings.max_reconnect_delay_s:
-            # It held for longer than any delay: this is no broker that takes connections only to drop them.
-            self._rotation.note_success()
         return self._failed(self.last_error)
 
     def _dial(self, endpoint: Endpoint, timeout_s: float) -> Any:
@@ -152,8 +159,8 @@ class VigiloClient(Handler):
     def _failed(self, error: BusDown | BusRefused) -> float:
         log.warning("bus lost: %s", error)
         self.last_error = error
-        left_blocked, self._blocked_at = self._blocked_at, None
-        leave = isinstance(error, GoingDown) or left_blocked is not None
+        was_blocked, self._blocked_at = self._blocked_at is not None, None
+        leave = was_blocked or isinstance(error, LeaveBroker)
         return self._rotation.failed(leave=leave, slow=isinstance(error, BusRefused) and error.code in (0, 403, 530))
 
     def _made(self, connection: BusConnection) -> None:
@@ -189,6 +196,7 @@ class VigiloClient(Handler):
 
     def _watch(self, connection: BusConnection) -> None:
         period_s = min(_TICK_S, self._settings.heartbeat_s / 4)
+        idle_since_s = time.monotonic()
         while connection.lost is None:
             self._stop.wait(period_s)
             if self._stop.is_set():
@@ -196,6 +204,11 @@ class VigiloClient(Handler):
             connection.tick()
             for handler in self._handlers:
                 handler.tick()
+            if self._direct.outstanding + sum(handler.outstanding() for handler in self._handlers):
+                idle_since_s = time.monotonic()
+            elif time.monotonic() - idle_since_s > self._settings.max_reconnect_delay_s:
+                # It held for longer than any delay and owes us nothing: it does not take connections only to drop them.
+                self.note_success()
             self._leave_blocked(connection)
 
     def _leave_blocked(self, connection: BusConnection) -> None:
@@ -203,7 +216,7 @@ class VigiloClient(Handler):
         if self._blocked_at is None or not self._rotation.has_others:
             return
         if time.monotonic() - self._blocked_at > self._settings.blocked_timeout_s:
-            connection.abort(f"blocked for {self._settings.blocked_timeout_s:g} s")
+            connection.leave(f"blocked for {self._settings.blocked_timeout_s:g} s")
 
     # -- the way back, on a greenlet of its own: a trial takes longer than a heartbeat may wait ------------------
 

@@ -19,6 +19,11 @@ class BusDown(VigiloError):
     """Raised when the broker can't be reached or the connection was lost. Try again."""
 
 
+class LeaveBroker(BusDown):
+    """Raised when this broker is of no use now, which time alone does not mend soon: it shuts down, does not answer, is
+    blocked, confirms nothing or speaks no AMQP. Try another one at once."""
+
+
 class BusRefused(VigiloError):
     """Raised when the broker answered and said no. Trying the same thing at once gives the same answer.
 

@@ -152,6 +152,9 @@ class Connection(Protocol):
     def abort(self, reason: str) -> None:
         """Throw the connection away."""
 
+    def leave(self, reason: str) -> None:
+        """Throw the connection away, and go to another broker at once where there is one."""
+
 
 class Answer(Protocol):
     """A result to come, as gevent's `AsyncResult` gives it."""
@@ -180,6 +183,10 @@ class Client(Protocol):
         self, exchange: str, routing_key: str, message: Mapping[str, Any] | bytes, **options: Any
     ) -> Answer:
         """Publish one message past the journal; never blocks."""
+
+    @property
+    def has_others(self) -> bool:
+        """True where there is another broker to go to."""
 
     def note_success(self) -> None:
         """A handler has seen the broker do its work on this connection."""

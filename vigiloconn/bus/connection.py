@@ -23,7 +23,7 @@ from gevent.lock import Semaphore
 
 from vigiloconn import __version__
 from vigiloconn.bus import pyamqp
-from vigiloconn.errors import BusDown, BusRefused, SettingsError
+from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, SettingsError
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings
 
@@ -41,8 +41,8 @@ _DELIVER = b"\x00\x3c\x00\x3c"
 RPC_TIMEOUT_S = 30.0
 
 
-class GoingDown(BusDown):
-    """Raised when the broker itself says that it is shutting down: another one should be tried at once."""
+class GoingDown(LeaveBroker):
+    """Raised when the broker itself says that it is shutting down."""
 
 
 def tls_context(settings: BusSettings) -> ssl.SSLContext:
@@ -93,6 +93,8 @@ class BusConnection:
         self._lock = Semaphore(1)
         self._answers: dict[AsyncResult[Any], Any] = {}
         self._reader: gevent.Greenlet[..., Any] | None = None
+        self._connecting: Any = None
+        """The greenlet that is in `connect()`."""
         self._lost: BusDown | None = None
         self._closing = False
         self._heard_at = self._wrote_at = clock()
@@ -125,8 +127,8 @@ class BusConnection:
     def connect(self) -> None:
         """Dial, log in and open the virtual host, within `connect_timeout_s` in all.
 
-        Raises `BusDown` when nobody answers as a broker should, `BusRefused` when the login, the virtual
-        host or the broker's certificate is the reason.
+        Raises `BusDown` when nobody answers as a broker should, `LeaveBroker` when nobody answers in time, `BusRefused`
+        when the login, the virtual host or the broker's certificate is the reason.
         """
         if self.settings.use_ssl:
             try:
@@ -136,11 +138,12 @@ class BusConnection:
                 self.abort(str(exc))
                 raise BusRefused(f"{self.endpoint}: {exc}") from exc
         limit_s = self.settings.connect_timeout_s
+        self._connecting = gevent.getcurrent()
         try:
-            with gevent.Timeout(limit_s, TimeoutError(f"no answer within {limit_s:g} s")):
+            with gevent.Timeout(limit_s, LeaveBroker(f"{self.endpoint}: no answer within {limit_s:g} s")):
                 self._library.connect()
         except BusDown as exc:
-            self.abort(str(exc))
+            self._end(exc)
             raise
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:
             self.abort(f"TLS: {exc}")
@@ -159,6 +162,8 @@ class BusConnection:
         except (OSError, EOFError, ValueError, TypeError, LookupError, StructError) as exc:
             self.abort(str(exc))
             raise BusDown(f"{self.endpoint}: can't connect: {exc}") from exc
+        finally:
+            self._connecting = None
         self._library.client_properties.get("capabilities", {})["connection.blocked"] = False
         self._heard_at = self._wrote_at = self._clock()
 
@@ -181,10 +186,24 @@ class BusConnection:
 
         Never blocks; the first reason stays.
         """
+        self._end(BusDown(f"{self.endpoint}: {reason}"))
+
+    def leave(self, reason: str) -> None:
+        """Throw the connection away, and with it this broker: as `abort`, but by `LeaveBroker(reason)`."""
+        self._end(LeaveBroker(f"{self.endpoint}: {reason}"))
+
+    def _end(self, reason: BusDown) -> None:
         if self._lost is None:
-            self._lost = BusDown(f"{self.endpoint}: {reason}")
+            self._lost = reason
+            if self._connecting not in (None, gevent.getcurrent()):
+                gevent.get_hub().loop.run_callback(self._interrupt_connect)
         self.fail_answers(None, self._lost)
         self._library.collect()
+
+    def _interrupt_connect(self) -> None:
+        # It waits for a socket, or for the name of a host; looked at again, since it may be over meanwhile.
+        if self._connecting is not None:
+            self._connecting.throw(self._lost)
 
     @property
     def lost(self) -> BusDown | None:

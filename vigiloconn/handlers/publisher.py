@@ -114,19 +114,22 @@ class BusPublisher(Handler):
         self._moved_at = self._clock()
         self._wake.set()
 
+    def outstanding(self) -> int:
+        return self.in_flight
+
     def drain(self, timeout_s: float) -> None:
         self._is_draining = True
         self._wait_idle(timeout_s)
 
     def tick(self) -> None:
-        """Throw a connection away on which nothing is confirmed any more."""
+        """Leave a broker that confirms nothing any more."""
         connection = self._connection
         if connection is None or connection.blocked or not self.in_flight:
             self._moved_at = self._clock()
             return
         stalled_s = self._clock() - self._moved_at
         if stalled_s > self._confirm_timeout_s:
-            connection.abort(f"{self.in_flight} messages sent and none confirmed for {stalled_s:.0f} s")
+            connection.leave(f"{self.in_flight} messages sent and none confirmed for {stalled_s:.0f} s")
 
     def stats(self) -> dict[str, float]:
         names = ("sent", "expired", "parked", "unroutable")

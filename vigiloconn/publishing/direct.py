@@ -88,7 +88,12 @@ class DirectSender:
     @property
     def waiting(self) -> int:
         """Messages without an answer."""
-        return len(self._waiting) + (self._channel.outstanding if self._channel is not None else 0)
+        return len(self._waiting) + self.outstanding
+
+    @property
+    def outstanding(self) -> int:
+        """Messages that were sent and have no answer."""
+        return self._channel.outstanding if self._channel is not None else 0
 
     def connection_initialized(self, connection: Connection) -> None:
         """The bus is there. Must not block."""
