@@ -18,8 +18,8 @@ class Rotation:
     """A list of brokers in order of preference, each with a back-off that is its own.
 
     `failed()` gives the delay before the next attempt. Going to a broker that has not failed costs none, so only when
-    all have failed there is a pause. `note_success()` says that the current one has done its work, which alone makes its
-    delays short again. `clock` gives monotonic seconds, `jitter` a number from 0 to 1.
+    all have failed there is a pause. `note_success()` says that the current one has done its work, which alone makes
+    its delays short again. `clock` gives monotonic seconds, `jitter` a number from 0 to 1.
     """
 
     def __init__(
