@@ -26,7 +26,7 @@ from amqp.basic_message import Message
 from amqp.serialization import decode_properties_basic
 from gevent.event import AsyncResult
 
-from vigiloconn.errors import BusDown, BusRefused
+from vigiloconn.errors import BusDown, BusRefused, LeaveBroker
 from vigiloconn.supervisor import Handler
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
@@ -397,6 +397,10 @@ class ScriptedConnection:
         if self._lost is None:
             self._lost = BusDown(f"scripted: {reason}")
 
+    def leave(self, reason: str) -> None:
+        if self._lost is None:
+            self._lost = LeaveBroker(f"scripted: {reason}")
+
     # -- what the test says as the broker -------------------------------------------------------------------
 
     def close_by_broker(self, code: int, text: str) -> None:
@@ -448,6 +452,7 @@ class ScriptedClient:
         # What the parts see.
         self.connection: ScriptedConnection | None = None
         self.last_error: BusDown | BusRefused | None = None
+        self.has_others = False
         # What the test sees.
         self.sent: list[Sent] = []
         """What went past the journal, in order."""
