@@ -93,7 +93,7 @@ def test_peer_that_says_nothing_is_down_after_the_time_limit() -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen(5)
         bus = {"hosts": f"127.0.0.1:{listener.getsockname()[1]}", "connect_timeout": 1}
-        run(MODULE, "fails", bus=bus, error="BusDown", text="1 s")
+        run(MODULE, "fails", bus=bus, error="LeaveBroker", text="1 s")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_peer_that_speaks_no_amqp_is_down(answer: bytes, talker: Callable[[bytes
 
 def test_paused_broker_is_down_after_the_time_limit(spare_node: RabbitNode) -> None:
     spare_node.pause()
-    run(MODULE, "fails", bus=account(spare_node, connect_timeout=1), error="BusDown", text="1 s")
+    run(MODULE, "fails", bus=account(spare_node, connect_timeout=1), error="LeaveBroker", text="1 s")
 
 
 # --- TLS -----------------------------------------------------------------------------------------------------------

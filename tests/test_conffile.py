@@ -164,7 +164,7 @@ def test_reading_leaves_other_greenlets_running(tmp_path: Path, run: Run) -> Non
     replace(path, "y")
     until(lambda: file.data == "y", "it is read")
     ticker.kill()
-    assert turns.count(1) > 10
+    assert turns.count(1) > 1
 
 
 def test_the_hosts_of_nagios_are_found_in_object_files(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.bus import Bus
 from tests.support.scripted import ScriptedClient, ScriptedConnection, Settlement, WrongFrames, bodies
-from vigiloconn.bus.confirms import ConfirmChannel
+from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.consuming.channel import Consumer, settle_frame
 from vigiloconn.errors import BusDown, BusRefused
@@ -94,7 +94,7 @@ def test_a_returned_message_is_told_by_its_id_and_then_confirmed() -> None:
     seen.send("a")
     seen.bus_side.return_(1)
     seen.bus_side.ack(1)
-    assert seen.returned == [("id-a", "312 NO_ROUTE: no queue is bound for 'key'")]
+    assert seen.returned == [("id-a", Returned(312, "312 NO_ROUTE: no queue is bound for 'key'"))]
     assert seen.settled == [(["a"], True)]
 
 
