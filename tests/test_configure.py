@@ -57,6 +57,13 @@ def test_file_of_the_project_is_in_order() -> None:
     assert {binding.exchange for binding in topology.bindings} == {"event", "perf", "state", "nagios"}
 
 
+def test_comments_stand_behind_the_values_of_a_file_and_its_sections() -> None:
+    text = "[exchange:e] # all\ntype = topic # by key\n[binding:b]\nexchange = e\nqueue = q\nkey = a.# # a wildcard\n"
+    topology = parse_topology(text, "f")
+    assert topology.exchanges == (Exchange("e", "topic"),)
+    assert topology.bindings == (Binding("b", "e", "q", "a.#"),)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -71,8 +78,9 @@ def test_file_of_the_project_is_in_order() -> None:
         ("[queue:" + "é" * 128 + "]", "expected a name behind queue: of at most 255 bytes"),
         ("[exchange:e]\ntyp = fanout", "f: [exchange:e] typ: unknown key, the nearest known one is type"),
         ("[exchange:e]\ntype = fan", "f: [exchange:e] type: expected fanout, direct, topic, headers"),
-        ("[exchange:e]\ntype = fanout # all", "a comment needs a line of its own"),
+        ("[exchange:e]\ntype = fanout ; all", "(behind a value a comment begins with a blank and #)"),
         ("[exchange:e]\ntype = fanout\n topic", "f: [exchange:e] type: expected one line"),
+        ("[binding:b]\nexchange = e\nqueue = q\nkey = #", "f: [binding:b] key: expected quotes around a wildcard"),
         ("[exchange:e]\ndurable = perhaps", "f: [exchange:e] durable: expected True or False, got 'perhaps'"),
         ("[queue:q]\ntype = stream", "f: [queue:q] type: expected classic or quorum, got 'stream'"),
         ("[queue:q]\nttl = 1h", "f: [queue:q] ttl: expected a whole number from 1 to 4294967, got '1h'"),

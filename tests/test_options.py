@@ -310,7 +310,7 @@ def test_keys_that_are_not_expected_are_errors(text: str, expected: str) -> None
         ("bus", "confirm_timeout = 0", "expected seconds above 0, such as 30 or 0.5, got '0'"),
         ("bus", "connect_timeout = 1e3", "expected seconds above 0, such as 30 or 0.5, got '1e3'"),
         ("bus", "use_ssl = perhaps", "expected True or False, got 'perhaps'"),
-        ("bus", "use_ssl = True # yes", "got 'True # yes' (a comment needs a line of its own)"),
+        ("bus", "use_ssl = True ; yes", "got 'True ; yes' (behind a value a comment begins with a blank and #)"),
         ("bus", "auth = digest", "expected plain, amqplain or external, got 'digest'"),
         ("bus", "queue_type = stream", "expected classic or quorum, got 'stream'"),
         ("bus", "hosts = ,", "expected at least one broker, got none"),
@@ -492,8 +492,53 @@ def test_no_representation_tells_the_password() -> None:
         assert PASSWORD not in text
 
 
-def test_a_password_keeps_what_looks_like_a_comment() -> None:
-    assert parse("[bus]\npassword = a #b ;c\n").bus.password.reveal() == "a #b ;c"
+@pytest.mark.parametrize(
+    ("written", "password"),
+    [
+        ("= secret # of the bus", "secret"),
+        ("= secret\t#of the bus", "secret"),
+        ("= a#b", "a#b"),
+        ("=#b", "#b"),
+        ("=#b # c", "#b"),
+        ("= a ;b", "a ;b"),
+        ("= 'a # b'", "a # b"),
+        ('= "a # b" # c', "a # b"),
+        ("= it's # c", "it's"),
+        ("= a, 'b # c' # d", "a, 'b # c'"),
+        ("= 'a # b", "'a"),
+    ],
+)
+def test_a_blank_and_a_hash_end_a_value_that_is_not_quoted(written: str, password: str) -> None:
+    assert parse(f"[bus]\npassword {written}\n").bus.password.reveal() == password
+
+
+def test_a_value_that_is_a_comment_is_none() -> None:
+    with pytest.raises(SettingsError, match="password: expected it for auth = plain, got nothing"):
+        parse("[bus]\npassword = #secret\n")
+
+
+def test_comments_stand_behind_all_kinds_of_values() -> None:
+    settings = parse(
+        """
+        [bus] # see [connector]
+        hosts = a, b:5673, # the second one
+            c # the third
+        [publications]
+        perf = perf:60 # a minute
+        [connector-x] # ours
+        args = ('/x', 'a')
+        key = value # comment
+        """,
+        connector="x",
+    )
+    assert settings.bus.hosts == ("a", "b:5673", "c")
+    assert settings.publications["perf"] == Publication("perf", 60)
+    assert settings.own == {"args": "('/x', 'a')", "key": "value"}
+
+
+def test_a_format_of_logging_may_hold_a_hash() -> None:
+    settings = parse(TWISTED_LOGGING.replace("format = %(levelname)s", "format = %(levelname)s # 'x' ; y"))
+    assert settings.logging["formatter_lines"]["format"] == "%(levelname)s # 'x' ; y::%(message)s"
 
 
 def test_quotes_around_a_value_go_and_others_stay() -> None:
