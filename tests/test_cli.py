@@ -121,7 +121,19 @@ def test_check_connects_to_nothing_and_makes_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["settings.ini"]
 
 
-def test_connector_of_ones_own_is_run_by_module_and_function(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_password_that_all_users_can_read_is_said_and_no_error(tmp_path: Path, command: str) -> None:
+    (tmp_path / "mine.py").write_text("def make(settings, supervisor):\n    supervisor.stop(0)\n")
+    path = tmp_path / "settings.ini"
+    path.write_text("[bus]\npassword = hunter2\n")
+    path.chmod(0o644)
+    done = call(command, "mine:make", "--config", str(path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{path} holds a password and can be read by all users" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+
+
+def test_custom_connector_is_run_by_module_and_function(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def make(settings, supervisor):\n    supervisor.stop(0)\n    print('made')\n")
     (tmp_path / "settings.ini").write_text("")
     done = call("run", "mine:make", "--config", str(tmp_path / "settings.ini"), cwd=tmp_path)

@@ -390,6 +390,7 @@ def test_unknown_virtual_host_is_one_line_and_status_1(rabbit: RabbitNode) -> No
         (("-t", "fan", "create-exchange", "e"), "--type: expected fanout"),
         (("--queue-type", "lazy", "create-queue", "q"), "--queue-type: expected classic or quorum, got 'lazy'"),
         (("-s", "::1", "create-queue", "q"), "--server: "),
+        (("-s", "user:hunter2@host", "create-queue", "q"), "--server: expected host or host:port, got an '@'"),
         (("--auth", "none", "create-queue", "q"), "--auth: expected plain, amqplain or external"),
         (("--auth", "external", "create-queue", "q"), "--auth: external logs in with a certificate"),
         (("--ca-file", "x", "create-queue", "q"), "--ca-file: is of no use without --tls"),
@@ -408,6 +409,7 @@ def test_wrong_usage_is_status_2_before_anything_is_asked(arguments: tuple[str, 
     assert said in done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_error_in_the_file_is_status_2_and_nothing_is_done(tool: Tool, file: Callable[[str], str], bus: Bus) -> None:

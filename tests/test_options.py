@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -547,6 +548,26 @@ def test_quotes_around_a_value_go_and_others_stay() -> None:
     assert parse("[bus]\npassword = \"a\n").bus.password.reveal() == '"a'
 
 
+@pytest.mark.parametrize(("mode", "count"), [(0o640, 0), (0o644, 1), (0o604, 1)])
+def test_a_settings_file_with_a_password_that_all_can_read_is_warned_of(tmp_path: Path, mode: int, count: int) -> None:
+    file = tmp_path / "settings.ini"
+    file.write_text(f"[bus]\npassword = {PASSWORD}\n")
+    file.chmod(mode)
+    warnings = load_settings(file).warnings
+    assert [str(file) in warning and "chmod" in warning for warning in warnings] == [True] * count
+    assert PASSWORD not in "".join(warnings)
+
+
+def test_a_password_file_that_all_can_read_is_warned_of_and_a_file_without_password_is_not(tmp_path: Path) -> None:
+    file, secret = tmp_path / "settings.ini", tmp_path / "secret"
+    file.write_text(f"[bus]\npassword_file = {secret}\n")
+    secret.write_text(PASSWORD)
+    for path in (file, secret):
+        path.chmod(0o644)
+    [warning] = load_settings(file).warnings
+    assert warning.startswith(f"{secret} holds a password")
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
@@ -649,6 +670,7 @@ def test_an_unknown_level_is_an_error() -> None:
         ("class = FileHandler", "class = NoHandler", "[handler_file] class: expected a class of logging handlers"),
         ("formatter = lines", "formatter = no", "[handler_file] formatter: 'no' is not among the keys"),
         ("args = ('", "args = (((", "[handler_file] args: expected a Python expression"),
+        ("args = ('{path}', 'a')", "args = ('{path}', hunter2)", "[handler_file] args: expected quotes around text"),
         ("format = %(levelname)s", "format = %(levelname)", "[formatter_lines] format: "),
         ("[formatters]\nkeys = lines\n", "", "[formatters] keys: expected it for logging, got nothing"),
     ],
@@ -656,6 +678,18 @@ def test_an_unknown_level_is_an_error() -> None:
 def test_bad_logging_sections_are_errors_of_the_settings(old: str, new: str, expected: str) -> None:
     assert old in TWISTED_LOGGING
     assert f"settings.ini: {expected}" in refusal(TWISTED_LOGGING.replace(old, new, 1))
+
+
+@pytest.mark.parametrize("arguments", [
+    "('{path}', hunter2)", "(int('hunter2'),)", "('{path}', 'a', 'hunter2')", "(dict()['hunter2'],)", "(sys.hunter2,)",
+    "('{path}', mode='hunter2')",
+])  # fmt: skip
+@pytest.mark.usefixtures("_fresh_logging")
+def test_errors_in_the_arguments_of_a_log_handler_quote_none_of_them(tmp_path: Path, arguments: str) -> None:
+    text = TWISTED_LOGGING.replace("('{path}', 'a')", arguments).format(path=tmp_path / "x.log")
+    with pytest.raises(SettingsError) as caught:
+        logsetup.configure_logging(parse(text), None)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.usefixtures("_fresh_logging")

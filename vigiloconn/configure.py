@@ -22,12 +22,14 @@ from vigiloconn.interfaces import Connection
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
 from vigiloconn.options import BusSettings, parse_settings
 from vigiloconn.settings import values
-from vigiloconn.settings.files import read_secret, read_text
+from vigiloconn.settings.files import exposure, read_secret, read_text
 from vigiloconn.topology import wanted as topology
 from vigiloconn.topology.apply import Applier, Outcome, Result, apply_topology, request, summary
 from vigiloconn.topology.wanted import Binding, Exchange, Queue, Topology
 
 __all__ = ["Outcome", "Result", "apply_topology", "main"]
+
+log = logging.getLogger(__name__)
 
 PROGRAM = "vigilo-bus-config"
 
@@ -219,8 +221,6 @@ def _unsubscribe(connection: Connection, queue: str, exchange: str, key: str) ->
 
 def _bus_settings(options: dict[str, Any]) -> BusSettings:
     """Return the settings that the command line asks for. Raises `SettingsError`."""
-    from vigiloconn.ipv6 import parse_endpoint
-
     files = {key: options[f"--{key}-file"] for key in ("ca", "cert", "key")}
     auth = _checked("--auth", values.auth_method, options["--auth"])
     if not options["--tls"]:
@@ -231,17 +231,13 @@ def _bus_settings(options: dict[str, Any]) -> BusSettings:
         raise SettingsError("--key-file: is of no use without --cert-file")
     if auth == "external" and not files["cert"]:
         raise SettingsError("--auth: external logs in with a certificate: expected --tls and --cert-file")
-    settings = dataclasses.replace(
+    server = _checked("--server", values.parse_host, options["--server"])
+    return dataclasses.replace(
         parse_settings("").bus,
-        hosts=(options["--server"],), user=options["--user"], password=values.Secret(_password(options)),
+        hosts=(server,), user=options["--user"], password=values.Secret(_password(options)),
         vhost=options["--vhost"], auth=auth, use_ssl=options["--tls"],
         ca_file=files["ca"], cert_file=files["cert"], key_file=files["key"],
     )  # fmt: skip
-    try:
-        parse_endpoint(options["--server"], settings.default_port)
-    except ValueError as exc:
-        raise SettingsError(f"--server: {exc}") from None
-    return settings
 
 
 def _password(options: dict[str, Any]) -> str:
@@ -250,7 +246,10 @@ def _password(options: dict[str, Any]) -> str:
         return "guest" if options["--password"] is None else str(options["--password"])
     if options["--password"] is not None:
         raise SettingsError("--password-file: expected it or --password, got both")
-    return _checked("--password-file", read_secret, Path(path))
+    password = _checked("--password-file", read_secret, Path(path))
+    if warning := exposure(Path(path)):
+        log.warning("%s", warning)
+    return password
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class OneShotClient:
         self._client = self.client = _AccountableClient(
             settings.bus, name="client (once)", connection_name=f"{settings.service_name} once"
         )
+        self._warnings = settings.warnings
         self._lock_file = settings.runtime.lock_file
         self._timeout_s = settings.runtime.timeout_s
         stop_timeout_s = settings.runtime.stop_timeout_s
@@ -80,6 +81,8 @@ class OneShotClient:
                 raise StartError("no work to do: call set_handler before run")
             if not monkey.is_module_patched("socket"):
                 raise StartError("the standard library is not patched: call gevent.monkey.patch_all() first of all")
+            for warning in self._warnings:
+                log.warning("%s", warning)
             with LockFile.held(self._lock_file), self._limit.holding(self._limit_passed), self._signals(self._work):
                 return self._run(self._work)
         except LockHeld as exc:

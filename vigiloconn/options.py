@@ -14,7 +14,7 @@ from typing import Any
 
 from vigiloconn.errors import SettingsError
 from vigiloconn.settings import logsetup, paths, schema
-from vigiloconn.settings.files import read_secret, read_text
+from vigiloconn.settings.files import exposure, read_secret, read_text
 from vigiloconn.settings.ini import comment_hint, parse_ini
 from vigiloconn.settings.values import (
     Publication,
@@ -132,6 +132,8 @@ class Settings:
     """The sections for `logging.config`, checked; empty where there are none."""
     own: Mapping[str, str] = field(repr=False)
     """`[connector-NAME]` as it is written, for connectors other than nagios; its keys are theirs to check."""
+    warnings: tuple[str, ...] = ()
+    """What an operator should know of the files although it is no error, a line each."""
 
     @property
     def name(self) -> str:
@@ -181,7 +183,7 @@ def parse_settings(
     reader.check_sections()
     bus = reader.values("bus")
     bus["password"] = reader.password(bus, credentials_dir)
-    del bus["password_file"]
+    password_file = bus.pop("password_file")
     runtime = reader.values("connector", backup_file=paths.default_journal(connector, instance))
     listen_unix = paths.default_socket(connector, instance)
     is_nagios = connector == "nagios"
@@ -196,6 +198,7 @@ def parse_settings(
         publications=reader.publications(),
         logging=reader.logging(),
         own=MappingProxyType({} if is_nagios else reader.section(f"connector-{connector}")),
+        warnings=reader.exposures(password_file),
     )
     reader.check_bus(settings.bus)
     return settings
@@ -205,6 +208,7 @@ class _Reader:
     """One parsed file, read section by section; knows its name for the errors."""
 
     def __init__(self, path: Path | None, ini: configparser.RawConfigParser) -> None:
+        self._path = path
         self._source = str(path or "defaults")
         self._ini = ini
 
@@ -293,6 +297,12 @@ class _Reader:
             if credential.exists():
                 return self._read_secret("password", credential)
         return password
+
+    def exposures(self, password_file: str | None) -> tuple[str, ...]:
+        """Return a warning for each file with a password that all users can read."""
+        holds_password = self._path is not None and self.section("bus").get("password")
+        files = [self._path if holds_password else None, Path(password_file) if password_file else None]
+        return tuple(warning for file in files if file and (warning := exposure(file)))
 
     def _read_secret(self, key: str, path: Path) -> Secret:
         try:

@@ -15,7 +15,7 @@ import gevent
 from vigiloconn import __version__
 from vigiloconn.cli.usage import UsageError, parse, parse_instance
 from vigiloconn.errors import SettingsError, StartError
-from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
+from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail, say
 from vigiloconn.options import Settings, load_settings
 from vigiloconn.settings import logsetup
 from vigiloconn.supervisor import Supervisor
@@ -82,6 +82,8 @@ def _load(text: str, module_name: str, attribute: str) -> Build:
 def _check(build: Build, settings: Settings) -> int:
     logsetup.check_sections(settings.logging, str(settings.path))
     build(settings, Supervisor())
+    for warning in settings.warnings:
+        say(f"warning: {warning}")
     print(f"{settings.path or 'no settings file: the defaults'}: in order")
     return EXIT_DONE
 
@@ -91,6 +93,8 @@ def _run(settings: Settings, supervisor: Supervisor) -> int:
         gevent.signal_handler(number, supervisor.stop)
     gevent.signal_handler(signal.SIGHUP, _hang_up, supervisor)
     log.info("%s %s starts with %s", settings.service_name, __version__, settings.path or "default settings")
+    for warning in settings.warnings:
+        log.warning("%s", warning)
     try:
         status = supervisor.run()
     except StartError as exc:

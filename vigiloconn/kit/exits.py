@@ -16,7 +16,12 @@ EXIT_TIMEOUT = 3
 EXIT_LOCKED = 4
 
 
-def fail(text: object, status: int, program: str = "vigilo-connector") -> int:
-    """Print `text` for the operator, on one line, and return the exit status."""
+def say(text: object, program: str = "vigilo-connector") -> None:
+    """Print `text` for the operator, on one line."""
     print(f"{program}: {' '.join(line.strip() for line in str(text).splitlines())}", file=sys.stderr)
+
+
+def fail(text: object, status: int, program: str = "vigilo-connector") -> int:
+    """Print what went wrong for the operator, on one line, and return the exit status."""
+    say(text, program)
     return status

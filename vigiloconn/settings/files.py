@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import stat
 from pathlib import Path
 
 from vigiloconn.errors import SettingsError
@@ -26,6 +28,17 @@ def read_secret(path: Path) -> str:
     except UnicodeDecodeError:
         # Without its cause, which quotes what it could not decode.
         raise ValueError(f"{path}: expected UTF-8 text") from None
+
+
+def exposure(path: Path) -> str | None:
+    """Return what to warn of where a file that holds a password can be read by all users; None where it can't."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    if not mode & stat.S_IROTH:
+        return None
+    return f"{path} holds a password and can be read by all users of this host: chmod o-rwx {shlex.quote(str(path))}"
 
 
 def _decode(data: bytes, path: Path) -> str:

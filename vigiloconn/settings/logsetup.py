@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import configparser
 import logging
 import logging.config
@@ -23,6 +25,9 @@ DEFAULT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 #: The Twisted connectors' formatter encoded text for Python 2; the plain one does what is left of its work.
 _PLAIN_FORMATTERS = ("vigilo.common.logging.VigiloFormatter",)
 _LISTS = {"loggers": "logger", "handlers": "handler", "formatters": "formatter"}
+
+#: What `fileConfig` lets the arguments of a handler see.
+_KNOWN_NAMES = {*vars(logging), *vars(builtins)}
 
 Sections = Mapping[str, Mapping[str, str]]
 
@@ -139,8 +144,11 @@ def _configure_from(sections: Sections, source: str) -> None:
         raise StartError(f"{source}: [handlers]: logging can't begin: {exc}") from exc
     except (ArithmeticError, AttributeError, ImportError, LookupError, NameError, RuntimeError, TypeError,
             ValueError, configparser.Error) as exc:
-        # All that the arguments of a handler, which are an expression, can run into.
-        raise SettingsError(f"{source}: [handlers]: logging can't be set up: {type(exc).__name__}: {exc}") from exc
+        # All that the arguments of a handler, which are an expression, can run into. Most of these errors quote what
+        # they stumbled over, which may be a mail handler's password.
+        detail = f": {exc}" if isinstance(exc, TypeError) else ""
+        raise SettingsError(f"{source}: [handlers]: logging can't be set up: {type(exc).__name__}{detail}: expected "
+                            "args and kwargs that suit the class in each [handler_...]") from None
 
 
 def _as_stdlib_reads(name: str, section: Mapping[str, str]) -> dict[str, str]:
@@ -211,11 +219,13 @@ class _Checker:
         if formatter and formatter not in self._names["formatters"]:
             raise self._error(section, "formatter", f"{shown(formatter)} is not among the keys of [formatters]")
         for key in ("args", "kwargs"):
+            # Not quoted: a mail handler's arguments hold a password, and one without quotes looks like a name.
             try:
-                compile(self._sections[section].get(key, "()"), key, "eval")
+                has_foreign_names = not _names(self._sections[section].get(key, "()")) <= _KNOWN_NAMES
             except (SyntaxError, ValueError):
-                # Not quoted: a mail handler's arguments hold a password.
                 raise self._error(section, key, "expected a Python expression, such as ('/dev/log',)") from None
+            if has_foreign_names:
+                raise self._error(section, key, "expected quotes around text, and only names of Python's logging")
 
     def _check_formatter(self, section: str) -> None:
         keys = self._sections[section]
@@ -234,6 +244,13 @@ class _Checker:
         if level and level not in logging.getLevelNamesMapping():
             raise self._error(section, "level", f"expected DEBUG, INFO, WARNING, ERROR, CRITICAL or NOTSET, "
                                                 f"got {shown(level)}")
+
+
+def _names(expression: str) -> set[str]:
+    """Return the names that an expression takes from outside. Raises `SyntaxError`, `ValueError`."""
+    names = [node for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.Name)]
+    own = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    return {name.id for name in names} - own
 
 
 def _is_handler_class(name: str) -> bool:

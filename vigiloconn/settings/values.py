@@ -224,17 +224,23 @@ def parse_list(text: str) -> tuple[str, ...]:
 
 def parse_hosts(text: str) -> tuple[str, ...]:
     """Return the brokers as they are written, each checked: `host`, `host:port`, `[v6]`, `[v6]:port`."""
-    from vigiloconn.ipv6 import parse_endpoint  # not needed by those who only name a Secret
-
     hosts = parse_list(text)
     if not hosts:
         raise ValueError("expected at least one broker, got none")
     for host in hosts:
-        # `user:password@host`, out of habit: not quoted.
-        if "@" in host:
-            raise ValueError("expected host or host:port, got an '@': the account stands in user and password")
-        parse_endpoint(host, 5672)
+        parse_host(host)
     return hosts
+
+
+def parse_host(text: str) -> str:
+    """Return a broker as it is written, once it is checked. Raises `ValueError`."""
+    from vigiloconn.ipv6 import parse_endpoint  # not needed by those who only name a Secret
+
+    # `user:password@host`, out of habit: not quoted.
+    if "@" in text:
+        raise ValueError("expected host or host:port, got an '@': the account stands in user and password")
+    parse_endpoint(text, 5672)
+    return text
 
 
 def parse_subscriptions(text: str) -> list[Subscription]:
