@@ -129,7 +129,13 @@ def test_an_instance_is_part_of_names_and_paths() -> None:
     assert settings.service_name == "vigilo-connector-nagios-2"
     assert settings.nagios.listen_unix == "/var/lib/vigilo/connector-nagios-2/send.sock"
     assert settings.runtime.backup_file == "/var/lib/vigilo/connector-nagios-2/backup.sqlite"
-    assert parse("").service_name == "vigilo-connector-nagios"
+    settings = parse("", instance=0)
+    assert (settings.name, settings.service_name) == ("connector-nagios-0", "vigilo-connector-nagios-0")
+
+
+def test_without_an_instance_the_service_is_the_first_and_paths_carry_none() -> None:
+    assert parse("").service_name == "vigilo-connector-nagios-1"
+    assert parse("").name == "connector-nagios"
 
 
 def test_path_helpers_agree_with_the_settings() -> None:
@@ -252,7 +258,7 @@ def test_the_file_of_a_twisted_connector_works(tmp_path: Path) -> None:
 def test_a_connector_of_another_name_keeps_its_section_to_itself() -> None:
     settings = parse("[connector-metro]\nDir = /x\n[connector-nagios]\nno_such = 1\n", connector="metro")
     assert settings.own == {"Dir": "/x"}
-    assert settings.service_name == "vigilo-connector-metro"
+    assert settings.service_name == "vigilo-connector-metro-1"
 
 
 def test_default_is_a_section_like_any_other() -> None:

@@ -27,7 +27,7 @@ from vigiloconn.options import parse_settings
 from vigiloconn.status import REQUIRED, StatusPublisher, describe_state, machine_name, merge_figures, process_memory
 from vigiloconn.supervisor import Supervisor
 
-_SERVICE = "vigilo-connector-status_connector"
+_SERVICE = "vigilo-connector-status_connector-1"
 _FIGURES = {*REQUIRED, "process_rss", "process_uss"}
 #: A period that does not end within a test.
 _NEVER_S = 3600

@@ -123,7 +123,7 @@ class Settings:
     path: Path | None
     """The file that they were read from; None where there is none."""
     connector: str
-    instance: int
+    instance: int | None
     bus: BusSettings
     runtime: ConnectorSettings
     nagios: NagiosSettings
@@ -137,13 +137,13 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """`connector-nagios`, with an instance above 0 `connector-nagios-1`."""
+        """`connector-nagios`, with instance 2 `connector-nagios-2`."""
         return paths.connector_name(self.connector, self.instance)
 
     @property
     def service_name(self) -> str:
-        """`vigilo-connector-nagios`, with an instance above 0 `vigilo-connector-nagios-1`."""
-        return f"vigilo-{self.name}"
+        """`vigilo-connector-nagios-1`, with instance 2 `vigilo-connector-nagios-2`: the service in self-monitoring."""
+        return paths.service_name(self.connector, self.instance)
 
     def publication(self, kind: str) -> Publication:
         """Return where messages of type `kind` go: the exchange of the type's own name where nothing is said."""
@@ -151,7 +151,7 @@ class Settings:
 
 
 def load_settings(
-    path: str | os.PathLike[str] | None, *, connector: str = "nagios", instance: int = 0
+    path: str | os.PathLike[str] | None, *, connector: str = "nagios", instance: int | None = None
 ) -> Settings:
     """Return the settings of a file; without `path`, of the default file, or the defaults where that is missing.
 
@@ -172,7 +172,7 @@ def load_settings(
 
 
 def parse_settings(
-    text: str, path: Path | None = None, *, connector: str = "nagios", instance: int = 0,
+    text: str, path: Path | None = None, *, connector: str = "nagios", instance: int | None = None,
     credentials_dir: str | None = None,
 ) -> Settings:
     """Return the settings that `text` holds. Opens nothing but the files of passwords and certificates it names.

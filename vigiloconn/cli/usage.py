@@ -32,7 +32,7 @@ which is looked for in the working directory first.
 Options:
   -c --config FILE     Settings; without it /etc/vigilo/NAME/settings.ini where there is one, else the
                        defaults. NAME is connector-nagios, with --id N connector-nagios-N.
-  -i --id N            Instance, 0 or more; above 0 it is part of NAME [default: 0].
+  -i --id N            Instance, 0 or more: part of NAME.
   -l --log-level LEVEL debug, info, warning, error or critical, whatever the settings say.
   -s --socket PATH     The connector's socket; without it /var/lib/vigilo/NAME/send.sock of connector-nagios.
   --sync               End with status 0 only after the connector has said that every line is safe.
@@ -59,8 +59,10 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         raise SystemExit(EXIT_USAGE) from None
 
 
-def parse_instance(text: str) -> int:
-    """Return the instance number. Raises `UsageError`."""
+def parse_instance(text: str | None) -> int | None:
+    """Return the instance number, None where none is given. Raises `UsageError`."""
+    if text is None:
+        return None
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"--id: expected a whole number, 0 or more, got {text!r}")
     return int(text)

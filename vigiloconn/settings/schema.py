@@ -123,7 +123,7 @@ CONNECTOR = (
     _old("hostname", None, values.optional_text, "host in self-monitoring",
          default_doc="the machine's, fully qualified"),
     _old("status_service", None, values.optional_text, "service in self-monitoring",
-         default_doc="`vigilo-NAME`"),
+         default_doc="`vigilo-connector-nagios-1`; the number is that of `--id`"),
     _time("status_period", "60", "how often state and figures are sent"),
     _old("self_monitoring_nagios_exchange", None, values.amqp_name, "exchange for the state",
          default_doc="that of `nagios`"),
