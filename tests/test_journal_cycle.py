@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 from tests.support.cycle import Crank, numbers
 from tests.support.inline import Held
 from tests.support.journals import assert_totals_are_exact
+from tests.support.wait import wait_until
 from vigiloconn.errors import JournalDamaged, JournalFull
+from vigiloconn.interfaces import RouteKey
 from vigiloconn.journal.transaction import Transaction
+from vigiloconn.supervisor import Supervisor
 
 
 @pytest.fixture
@@ -238,8 +242,45 @@ def test_messages_that_meet_a_full_disk_at_the_stop_are_named_in_the_log(
     crank.put(3, "a")
     crank.provider.stop_service()
     crank.provider.run()
+    crank.close()
     assert crank.accepted == []
     assert "3 messages that were read could not be accepted before the stop" in caplog.text
+
+
+# Another program's lock.
+
+
+def test_a_journal_that_another_program_has_locked_is_busy_and_not_full(crank: Crank) -> None:
+    crank.put(4)
+    crank.provider.cycle()
+    crank.take()
+    other = sqlite3.connect(crank.journal.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    crank.put(3, "a", kind=RouteKey("perf", None, True))
+    crank.provider.discard([2])
+    crank.provider.cycle()
+    crank.put(2, "b", kind=RouteKey("perf", None, True))
+    assert (names(crank), crank.accepted, crank.stored()) == (["journal-busy"], [], [1, 2, 3, 4])
+    assert crank.provider.stats()["dropped"] == 0, "what may be dropped is dropped by a full journal only"
+    other.execute("COMMIT")
+    crank.monotonic.now_s += 1.0
+    crank.provider.cycle()
+    assert (names(crank), crank.accepted, crank.stored()) == ([], ["a", "b"], [1, 3, 4, 5, 6, 7, 8, 9])
+    other.close()
+
+
+def test_pages_are_read_while_another_program_has_the_lock(path: Path) -> None:
+    first = Crank(path)
+    first.put(3)
+    first.provider.cycle()
+    first.close()
+    second = Crank(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    second.put(1)
+    assert numbers(second.take()) == [1, 2, 3]
+    other.close()
+    second.close()
 
 
 # Damage.
@@ -325,6 +366,31 @@ def test_a_stop_in_the_middle_of_a_commit_closes_with_all_of_it_and_nothing_twic
     assert crank.accepted == ["a"]
     again = Crank(path)
     assert numbers(again.take()) == [1, 2, 3]
+    again.close()
+
+
+def test_a_commit_that_outlives_the_time_of_the_stop_is_waited_for(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crank = Crank(path, Held(), is_started=False)
+    pool = crank.pool
+    assert isinstance(pool, Held)
+    supervisor = Supervisor(stop_timeout_s=0.01)
+    supervisor.add(crank.provider)
+    running = gevent.spawn(supervisor.run)
+    gevent.sleep(0)
+    pool.is_slow = True
+    crank.put(3, "a")
+    gevent.sleep(0)
+    supervisor.stop()
+    wait_until(lambda: gevent.sleep(0) or "did not stop in time" in caplog.text, 10, "the greenlet is ended")
+    assert crank.accepted == []
+    pool.is_slow = False
+    pool.finish()
+    assert running.get(timeout=10) == 0
+    assert crank.accepted == ["a"]
+    again = Crank(path)
+    assert again.stored() == [1, 2, 3]
     again.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.inline import InLine
 from tests.support.journals import append, held_ids, ids, reopened, take
-from vigiloconn.errors import JournalDamaged, JournalFull
+from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.thread import JournalReply, JournalThread, outcome
 from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
@@ -30,13 +30,14 @@ class Refusing:
     def __init__(self, journal: DbRetry, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refuses = lambda transaction: bool(transaction.appends)
         self.asked: list[Transaction] = []
+        self.error: JournalFull | JournalBusy = JournalFull("no room")
         self._apply = journal.apply
         monkeypatch.setattr(journal, "apply", self.apply)
 
     def apply(self, transaction: Transaction) -> None:
         self.asked.append(transaction)
         if self.refuses(transaction):
-            raise JournalFull("no room")
+            raise self.error
         self._apply(transaction)
 
 
@@ -106,6 +107,15 @@ def test_where_nothing_can_be_written_pages_are_still_read(journal: DbRetry, mon
     for appends in ((), take(journal, 1)):
         reply = turn(journal, Transaction(appends=appends, discards=[(1, 1)]), Wanted(old[0].id, {}))
         assert (str(reply.error), reply.is_written, page_ids(reply.page)) == ("no room", False, [2, 3])
+
+
+def test_a_busy_journal_is_not_asked_a_second_time(journal: DbRetry, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = append(journal, 3)
+    refusing = Refusing(journal, monkeypatch)
+    refusing.error = JournalBusy("locked")
+    reply = turn(journal, Transaction(appends=take(journal, 1), discards=[(1, 1)]), Wanted(old[0].id, {}))
+    assert (reply.error, reply.is_written, page_ids(reply.page)) == (refusing.error, False, [2, 3])
+    assert len(refusing.asked) == 1
 
 
 def test_damage_is_raised_where_the_answer_is_looked_at(journal: DbRetry) -> None:

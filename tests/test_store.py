@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.journals import append, assert_totals_are_exact, body, held_ids, ids, reopened, take
-from vigiloconn.errors import JournalDamaged, JournalFull, SettingsError, StartError
+from vigiloconn.errors import JournalBusy, JournalDamaged, SettingsError, StartError
 from vigiloconn.journal.store import CRASH_GAP_IDS, DbRetry
 from vigiloconn.journal.transaction import Transaction
 
@@ -404,7 +404,7 @@ def test_a_foreign_writer_makes_apply_say_try_later_and_costs_no_reserve(journal
     records = append(journal, 2)
     foreign = sqlite3.connect(journal.path, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
-    with pytest.raises(JournalFull, match="locked"):
+    with pytest.raises(JournalBusy, match="another program has locked it"):
         journal.apply(Transaction(discard_upto=records[-1].id))
     foreign.close()
     assert Path(f"{journal.path}.reserve").exists()

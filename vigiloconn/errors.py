@@ -43,6 +43,10 @@ class JournalFull(VigiloError):
     """Raised when the disk has no room for the journal. What could not be written was not accepted."""
 
 
+class JournalBusy(VigiloError):
+    """Raised when another program keeps the journal from being written. What waits must wait; nothing is full."""
+
+
 class JournalDamaged(VigiloError):
     """Raised when the journal's file can't be read any more. It must be set aside."""
 

@@ -29,7 +29,7 @@ class Hand:
 class Crank:
     """A provider and its journal. `provider.cycle()` is one turn."""
 
-    def __init__(self, path: Path, pool: InLine | None = None, **runtime: object) -> None:
+    def __init__(self, path: Path, pool: InLine | None = None, *, is_started: bool = True, **runtime: object) -> None:
         self.settings: ConnectorSettings = replace(parse_settings("").runtime, **runtime)  # type: ignore[arg-type]
         self.pool = pool or InLine()
         self.monotonic = Hand(100.0)
@@ -39,7 +39,8 @@ class Crank:
             self.journal, self.settings, thread=JournalThread(self.journal, lambda: self.pool),
             monotonic=self.monotonic, wall=self.wall,
         )  # fmt: skip
-        self.provider.start_service()
+        if is_started:
+            self.provider.start_service()
         self.accepted: list[str] = []
         self.put_messages = 0
 

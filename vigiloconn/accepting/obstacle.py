@@ -1,11 +1,11 @@
-"""What keeps the journal from accepting, and when to try again. Knows errors and time, handed in; no disks."""
+"""What keeps the journal from accepting, and when to try again. Knows errors and time, both handed in; no disks."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 
-from vigiloconn.errors import JournalFull
+from vigiloconn.errors import JournalBusy, JournalFull
 from vigiloconn.interfaces import Level, Problem
 from vigiloconn.kit.ratelog import RateLimitedLog
 
@@ -20,7 +20,7 @@ class Obstacle:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._error: JournalFull | None = None
+        self._error: JournalFull | JournalBusy | None = None
         self._retry_at_s = 0.0
         # Limited: where publishing makes a little room again and again, it comes again and again.
         self._log = RateLimitedLog(log, logging.ERROR, clock=clock)
@@ -28,10 +28,15 @@ class Obstacle:
     def __bool__(self) -> bool:
         return self._error is not None
 
-    def met(self, error: JournalFull, *, was_tried: bool) -> None:
+    @property
+    def is_full(self) -> bool:
+        """Answer whether there is no room: the full policy applies. To a journal that is merely busy it does not."""
+        return isinstance(self._error, JournalFull)
+
+    def met(self, error: JournalFull | JournalBusy, *, was_tried: bool) -> None:
         """Nothing could be accepted. `was_tried`: there was something to accept, so that it is tried again later."""
         if self._error is None:
-            self._log("%s: nothing more is accepted until there is room; publishing goes on", error)
+            self._log("%s: nothing more is accepted until then; publishing goes on", error)
         else:
             self._log("%s: tried again every %.0f s", error, RETRY_S)
         self._error = error
@@ -51,4 +56,5 @@ class Obstacle:
         """Return what an operator should know."""
         if self._error is None:
             return None
-        return Problem("disk-full", Level.CRITICAL, "no room on the disk for the journal")
+        name = "disk-full" if self.is_full else "journal-busy"
+        return Problem(name, Level.CRITICAL, str(self._error))

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import gevent
 from gevent.event import Event
 
 from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import Obstacle
 from vigiloconn.accepting.pending import Pending
 from vigiloconn.accepting.readahead import ReadAhead
-from vigiloconn.errors import JournalDamaged
+from vigiloconn.errors import JournalBusy, JournalDamaged
 from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
@@ -26,6 +27,9 @@ from vigiloconn.options import ConnectorSettings, Settings
 from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
+
+#: How long the stop waits for the thread's last word. A commit under way is worth more than the stop's budget.
+_CLOSE_S = 30.0
 
 
 @dataclass(slots=True, eq=False)
@@ -100,8 +104,8 @@ class BackupProvider(Handler):
         while not (self.is_stopping and self._intake.is_empty()):
             self._wait_for_work()
             self.cycle()
-            if self._obstacle and self.is_stopping:
-                self._refuse_at_stop()
+            # A busy journal is tried for as long as the stop has time.
+            if self._obstacle.is_full and self.is_stopping:
                 return
         if self._pending.uncommitted:
             self.cycle()
@@ -115,10 +119,18 @@ class BackupProvider(Handler):
         """Discard what was confirmed since the last cycle and close the journal."""
         if self.report is None:
             return
+        self.report = None
+        try:
+            gevent.with_timeout(_CLOSE_S, self._close)
+        except gevent.Timeout:
+            log.error("journal %s: the disk does not answer: left as after a kill", self.journal.path)
+
+    def _close(self) -> None:
         self.cycle()
+        if unaccepted := self._intake.messages + self._pending.uncommitted:
+            log.error("%d messages that were read could not be accepted before the stop", unaccepted)
         self._thread.call(self.journal.close)
         self._thread.end()
-        self.report = None
 
     @property
     def uuid(self) -> str:
@@ -312,9 +324,9 @@ class BackupProvider(Handler):
             if step.may_accept:
                 self._accept(step)
         # All that has gathered finds no room at once; a part of it may.
-        elif not self._intake.try_half(step.group):
+        elif isinstance(reply.error, JournalBusy) or not self._intake.try_half(step.group):
             self._obstacle.met(reply.error, was_tried=step.may_accept)
-            self._intake.disk_is_full = True
+            self._intake.disk_is_full = self._obstacle.is_full
         self._take_pages(reply)
 
     def _accept(self, step: _Step) -> None:
@@ -352,13 +364,6 @@ class BackupProvider(Handler):
         # What was only in the old file stays there; ids go on above.
         self._ahead.skip_to_end()
         self.on_available()
-
-    def _refuse_at_stop(self) -> None:
-        if self._intake.messages:
-            log.error(
-                "the disk is full: %d messages that were read could not be accepted before the stop",
-                self._intake.messages,
-            )
 
 
 def backupprovider_factory(settings: Settings) -> BackupProvider:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from peewee import PeeweeException
 
-from vigiloconn.errors import JournalDamaged, JournalFull, StartError, VigiloError
+from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull, StartError, VigiloError
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +41,10 @@ _UNWRITABLE_PRIMARY_CODES = frozenset(
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_READONLY,
         sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
         sqlite3.SQLITE_PERM,
     }
 )
+_BUSY_PRIMARY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 class NoRoom(JournalFull):
@@ -63,8 +62,8 @@ def sqlite_error(exc: BaseException) -> sqlite3.Error | None:
 def translate(exc: BaseException, path: Path) -> VigiloError | None:
     """Return what a SQLite error means for the journal at `path`; None for a mistake in the program.
 
-    A file that can't be written for another reason than room (locked by a foreign writer, mounted read-only
-    meanwhile) is `JournalFull` too: the caller's answer, keep and try again later, is the same.
+    A file that can't be written for another reason than room (mounted read-only meanwhile) is `JournalFull` too:
+    the caller's answer is the same.
     """
     error = sqlite_error(exc)
     if error is None:
@@ -76,6 +75,8 @@ def translate(exc: BaseException, path: Path) -> VigiloError | None:
         return JournalDamaged(f"journal {path}: can't be read any more: {text}")
     if primary == sqlite3.SQLITE_FULL:
         return NoRoom(f"journal {path}: the disk is full: {text}; make room on it")
+    if primary in _BUSY_PRIMARY_CODES:
+        return JournalBusy(f"journal {path}: another program has locked it: {text}; end its transaction")
     if primary in _UNWRITABLE_PRIMARY_CODES:
         if primary == sqlite3.SQLITE_IOERR and free_bytes(path.parent) < _NEARLY_NOTHING_BYTES:
             return NoRoom(f"journal {path}: the disk is full: {text}; make room on it")

@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 from peewee import PeeweeException, SqliteDatabase
 
-from vigiloconn.errors import JournalDamaged, JournalFull, SettingsError, StartError
+from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull, SettingsError, StartError
 from vigiloconn.journal.files import (
     NoRoom,
     Reserve,
@@ -50,7 +50,8 @@ class DbRetry:
 
     Synchronous, and used by one thread at a time. Bodies are JSON objects in UTF-8: the main table's column type,
     which is the old program's, would turn a text that looks like a number into one. Errors of SQLite come out as
-    `JournalFull` (nothing of the transaction is done, try again later) or `JournalDamaged` (call `start_afresh`).
+    `JournalFull` or `JournalBusy` (nothing of the transaction is done, try again later) or `JournalDamaged` (call
+    `start_afresh`).
     `clock` gives UNIX seconds, `free_bytes` what may still be written below a directory.
     """
 
@@ -147,7 +148,8 @@ class DbRetry:
         """Commit `transaction`, whole or not at all.
 
         On a full disk one without appends gives up the reserve, and may then be done in steps, oldest first;
-        after an error in between it is right to apply the same again. Raises `JournalFull`, `JournalDamaged`.
+        after an error in between it is right to apply the same again. Raises `JournalFull`, `JournalBusy`,
+        `JournalDamaged`.
         """
         try:
             self._commit(transaction)
@@ -215,7 +217,7 @@ class DbRetry:
             try:
                 with self._transaction():
                     self._rows.write_meta({"last_used_id": self.next_id - 1, "running": 0})
-            except (JournalFull, JournalDamaged) as exc:
+            except (JournalFull, JournalBusy, JournalDamaged) as exc:
                 log.warning("journal %s: closed as it is: %s", self.path, exc)
             self._checkpoint()
             self._database.close()
@@ -233,8 +235,8 @@ class DbRetry:
             return str(sqlite_error(exc.__cause__ or exc))
         except NoRoom as exc:
             raise StartError(str(exc)) from exc
-        except JournalFull as exc:
-            raise StartError(f"{exc}: is another program using it?") from exc
+        except (JournalFull, JournalBusy) as exc:
+            raise StartError(str(exc)) from exc
 
     def _connect(self) -> None:
         """Open the file. It stays open when it proves damaged: closing it would fold or delete the log."""
@@ -273,7 +275,7 @@ class DbRetry:
         """Bring the file into use. Raises `StartError`."""
         try:
             self._or_with_reserve(self._load)
-        except (JournalFull, JournalDamaged) as exc:
+        except (JournalFull, JournalBusy, JournalDamaged) as exc:
             raise StartError(str(exc)) from exc
 
     def _or_with_reserve(self, action: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
-from vigiloconn.errors import BadMessage, JournalFull, VigiloError
+from vigiloconn.errors import BadMessage, JournalBusy, JournalFull, VigiloError
 from vigiloconn.interfaces import UNREADABLE, Answer, Record
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
@@ -40,7 +40,7 @@ class Pool(Protocol):
 class JournalReply:
     """What one call brought back."""
 
-    error: JournalFull | None = None
+    error: JournalFull | JournalBusy | None = None
     is_written: bool = True
     """False when holds, parks and discards could not be done either."""
     page: list[StoredRecord] | None = None
@@ -86,6 +86,10 @@ class JournalThread:
         try:
             if transaction:
                 journal.apply(transaction)
+        except JournalBusy as exc:
+            # What is less would be locked out as well, and each attempt waits.
+            reply.error = exc
+            reply.is_written = False
         except JournalFull as exc:
             reply.error = exc
             reply.is_written = bool(transaction.appends) and self._applied_without_appends(transaction)
@@ -105,7 +109,7 @@ class JournalThread:
             # To commit nothing would cost the reserve all the same.
             if rest:
                 self._journal.apply(rest)
-        except JournalFull:
+        except (JournalFull, JournalBusy):
             return False
         return True
 
