@@ -17,8 +17,8 @@ from vigiloconn.options import ConnectorSettings, parse_settings
 class Gauges:
     """What the intake asks of a journal."""
 
-    rows: int = 0
-    size_bytes: int = 0
+    all_rows: int = 0
+    all_bytes: int = 0
 
 
 class TellTale:
@@ -54,8 +54,8 @@ class Bench:
     def accept(self) -> list[Batch]:
         """Do as the journal's owner does: commit the next group."""
         group = self.intake.next_group()
-        self.journal.rows += sum(len(b.items) for b in group)
-        self.journal.size_bytes += sum(b.size_bytes for b in group)
+        self.journal.all_rows += sum(len(b.items) for b in group)
+        self.journal.all_bytes += sum(b.size_bytes for b in group)
         self.intake.accepted(group)
         return group
 
@@ -95,21 +95,21 @@ def test_what_was_admitted_and_is_not_committed_counts_against_the_bounds(bench:
     bench.intake.look_again()
     gevent.sleep(0)
     assert not waiting.ready()
-    bench.journal.rows = 9
+    bench.journal.all_rows = 9
     bench.intake.look_again()
     waiting.get(timeout=10)
     assert bench.intake.messages == 1
 
 
 def test_bytes_are_bounded_like_messages(bench: Bench) -> None:
-    bench.journal.size_bytes = 990
+    bench.journal.all_bytes = 990
     bench.intake.put(batch("event"))
     bench.put_waits(batch("event")).kill()
 
 
 def test_types_that_may_be_refused_are_refused_at_four_fifths_and_the_others_come_in(bench: Bench) -> None:
     writer = TellTale()
-    bench.journal.rows = 8
+    bench.journal.all_rows = 8
     bench.intake.put(batch("perf", "event", "perf", writer=writer))
     [left] = bench.intake.next_group()
     assert [key.type for key, _ in left.items] == ["event"]
@@ -119,14 +119,14 @@ def test_types_that_may_be_refused_are_refused_at_four_fifths_and_the_others_com
 
 
 def test_below_four_fifths_nothing_is_refused(bench: Bench) -> None:
-    bench.journal.rows = 7
+    bench.journal.all_rows = 7
     bench.intake.put(batch("perf"))
     assert not bench.intake.dropped
 
 
 def test_a_batch_of_nothing_passes_a_full_journal(bench: Bench) -> None:
     """It carries a request for acceptance only."""
-    bench.journal.rows = 10
+    bench.journal.all_rows = 10
     bench.intake.put(batch())
     assert len(bench.intake.next_group()) == 1
 
@@ -143,7 +143,7 @@ def test_what_finds_no_room_at_the_stop_is_refused_and_its_writer_is_told(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = TellTale()
-    bench.journal.rows = 10
+    bench.journal.all_rows = 10
     waiting = bench.put_waits(batch("event", "event", writer=writer))
     bench.intake.close()
     waiting.get(timeout=10)
@@ -193,7 +193,7 @@ def test_what_finds_no_room_at_once_is_tried_in_halves_and_then_in_larger_portio
         accepted += group
     assert accepted == batches
     assert sizes == [8, 4, 2, 4, 2]
-    bench.journal.rows = 0
+    bench.journal.all_rows = 0
     for each in batches:
         bench.intake.put(each)
     assert len(bench.intake.next_group()) == 8

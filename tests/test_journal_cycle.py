@@ -156,6 +156,21 @@ def test_parked_messages_are_a_problem_and_in_a_table_of_their_own(crank: Crank)
     assert crank.provider.stats()["parked"] == 1
 
 
+def test_parked_messages_count_against_the_journals_bounds_and_none_is_deleted(path: Path) -> None:
+    crank = Crank(path, journal_max_messages=10)
+    crank.put(10)
+    crank.provider.cycle()
+    records = crank.take()
+    crank.provider.park("x", records, "nobody wants it")
+    crank.provider.cycle()
+    assert (len(crank.parked()), names(crank)) == (10, ["journal-full", "messages-parked"])
+    crank.put(1, "dropped", kind=RouteKey("perf", None, True))
+    crank.provider.cycle()
+    assert crank.provider.stats()["dropped"] == 1
+    assert len(crank.parked()) == 10
+    crank.close()
+
+
 # A full disk.
 
 

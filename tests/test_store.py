@@ -146,15 +146,14 @@ def test_a_hold_or_park_that_comes_again_is_not_counted_twice(journal: DbRetry) 
     assert_totals_are_exact(journal)
 
 
-def test_the_oldest_parked_messages_go_when_the_bound_is_reached(path: Path) -> None:
-    journal = reopened(path, parked_max=3)
+def test_parked_messages_stay_however_many_and_count_in_the_totals_of_all(journal: DbRetry) -> None:
     records = append(journal, 5)
     journal.apply(Transaction(parks=[("x", r, "late") for r in records[1:]]))
-    journal.apply(Transaction(parks=[("x", records[0], "late")]))  # the lowest id, parked last: it must stay
-    assert [p.id for p in journal.parked()] == [records[3].id, records[4].id, records[0].id]
-    assert (journal.parked_rows, journal.parked_dropped) == (3, 2)
+    journal.apply(Transaction(parks=[("x", records[0], "late")]))
+    assert [p.id for p in journal.parked()] == [2, 3, 4, 5, 1]
+    assert (journal.rows, journal.size_bytes) == (0, 0)
+    assert (journal.all_rows, journal.all_bytes) == (5, sum(len(r.body) for r in records))
     assert_totals_are_exact(journal)
-    journal.close()
 
 
 def test_a_transaction_that_fails_changes_neither_rows_nor_gauges(journal: DbRetry) -> None:

@@ -113,8 +113,8 @@ class Intake:
         settings, journal = self._settings, self._journal
         return (
             not self.disk_is_full
-            and journal.rows + self.messages < settings.journal_max_messages * share
-            and journal.size_bytes + self._size_bytes < settings.journal_max_bytes * share
+            and journal.all_rows + self.messages < settings.journal_max_messages * share
+            and journal.all_bytes + self._size_bytes < settings.journal_max_bytes * share
         )
 
     def _wait_for_room(self, batch: Batch) -> Batch:

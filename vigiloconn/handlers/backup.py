@@ -153,8 +153,8 @@ class BackupProvider(Handler):
         found = []
         if obstacle := self._obstacle.problem():
             found.append(obstacle)
-        elif journal.rows >= settings.journal_max_messages or journal.size_bytes >= settings.journal_max_bytes:
-            text = f"the journal is full: {journal.rows} messages, {journal.size_bytes} bytes"
+        elif journal.all_rows >= settings.journal_max_messages or journal.all_bytes >= settings.journal_max_bytes:
+            text = f"the journal is full: {journal.all_rows} messages, {journal.all_bytes} bytes, parked ones included"
             found.append(Problem("journal-full", Level.CRITICAL, text))
         if report is not None and report.set_aside is not None:
             text = f"the journal was damaged and is set aside as {report.set_aside}"
@@ -181,7 +181,6 @@ class BackupProvider(Handler):
             "backup_out_buf": len(self._ahead),
             "held": sum(journal.held_exchanges().values()),
             "parked": journal.parked_rows,
-            "parked_dropped": journal.parked_dropped,
         }
 
     # -- push side ---------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ _INSERT_ROWS = 250
 _META, _ACCEPTED, _HELD, _PARKED = (PREFIX + name for name in ("meta", "accepted", "held", "parked"))
 
 T = TypeVar("T")
+M = TypeVar("M", tuple[str, Record], tuple[str, Record, str])
 
 
 @dataclass(slots=True)
@@ -36,10 +37,11 @@ class Counts:
     """Gauges that change with a transaction, or not at all."""
 
     rows: int = 0
+    """In the main and the held table."""
     size_bytes: int = 0
     held: dict[str, int] = field(default_factory=dict)
     parked_rows: int = 0
-    parked_dropped: int = 0
+    parked_bytes: int = 0
     range_began: float = float("-inf")
     """Acceptance time of the newest range."""
 
@@ -88,7 +90,7 @@ def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
         accepted_at = FloatField()
 
     class Parked(Model):
-        # The order of parking: by id, an old message that is parked late would be dropped at once.
+        # The order of parking, which is not that of the ids.
         seq = _PlainId()
         id = IntegerField(unique=True)
         exchange = TextField()
@@ -209,7 +211,7 @@ class JournalRows:
         """Read the totals, or count them where the file's are not to be trusted."""
         counts = Counts()
         counts.held = dict(self.connection.execute(f"SELECT exchange, count(*) FROM {_HELD} GROUP BY exchange"))
-        counts.parked_rows = self.connection.execute(f"SELECT count(*) FROM {_PARKED}").fetchone()[0]
+        counts.parked_rows, counts.parked_bytes = _measure(self.connection, _PARKED, "1")
         if is_foreign:
             for table in (self.main, _HELD):
                 rows, size_bytes = _measure(self.connection, table, "1")
@@ -253,48 +255,38 @@ class JournalRows:
     def hold(self, counts: Counts, holds: Sequence[tuple[str, Record]]) -> None:
         """Move messages to the held table. Those that are held already stay as they are."""
         for chunk in _portions(holds):
-            fresh = {record.id: (exchange, record) for exchange, record in chunk}
-            where = f"id IN ({_marks(fresh)})"
-            # A hold may come again after an error: it must not be counted twice.
-            for (known,) in self.connection.execute(f"SELECT id FROM {_HELD} WHERE {where}", tuple(fresh)).fetchall():
-                del fresh[known]
+            fresh = self._unknown(_HELD, chunk)
             self.connection.executemany(
                 f"INSERT INTO {_HELD} (id, exchange, msg, accepted_at) VALUES (?, ?, CAST(? AS TEXT), ?)",
-                [(record.id, exchange, record.body, record.accepted_at) for exchange, record in fresh.values()],
+                [(record.id, exchange, record.body, record.accepted_at) for exchange, record in fresh],
             )
-            for exchange, record in fresh.values():
+            for exchange, record in fresh:
                 counts.rows += 1
                 counts.size_bytes += len(record.body)
                 counts.add_held(exchange, 1)
             self._delete_ids(counts, self.main, [record.id for _, record in chunk])
 
-    def park(
-        self, counts: Counts, parks: Sequence[tuple[str, Record, str]], parked_at: float, parked_max: int
-    ) -> None:
-        """Move messages to the parked table, which keeps the newest `parked_max`."""
+    def park(self, counts: Counts, parks: Sequence[tuple[str, Record, str]], parked_at: float) -> None:
+        """Move messages to the parked table. Those that are parked already stay as they are."""
         for chunk in _portions(parks):
-            added = self.connection.executemany(
-                f"INSERT OR IGNORE INTO {_PARKED} (id, exchange, reason, msg, parked_at) "
-                "VALUES (?, ?, ?, CAST(? AS TEXT), ?)",
-                [(record.id, exchange, reason, record.body, parked_at) for exchange, record, reason in chunk],
+            fresh = self._unknown(_PARKED, chunk)
+            self.connection.executemany(
+                f"INSERT INTO {_PARKED} (id, exchange, reason, msg, parked_at) VALUES (?, ?, ?, CAST(? AS TEXT), ?)",
+                [(record.id, exchange, reason, record.body, parked_at) for exchange, record, reason in fresh],
             )
-            counts.parked_rows += added.rowcount
+            counts.parked_rows += len(fresh)
+            counts.parked_bytes += sum(len(record.body) for _, record, _ in fresh)
             ids = [record.id for _, record, _ in chunk]
             self._delete_ids(counts, self.main, ids)
-            by_exchange = self.connection.execute(
-                f"SELECT exchange, count(*) FROM {_HELD} WHERE id IN ({_marks(ids)}) GROUP BY exchange", ids
-            ).fetchall()
-            for exchange, rows in by_exchange:
-                counts.add_held(exchange, -rows)
-            if by_exchange:
-                self._delete_ids(counts, _HELD, ids)
-        excess = counts.parked_rows - parked_max
-        if parks and excess > 0:
-            self.connection.execute(
-                f"DELETE FROM {_PARKED} WHERE seq IN (SELECT seq FROM {_PARKED} ORDER BY seq LIMIT ?)", (excess,)
-            )
-            counts.parked_rows -= excess
-            counts.parked_dropped += excess
+            self._delete_held(counts, f"id IN ({_marks(ids)})", ids)
+
+    def _unknown(self, table: str, moves: Sequence[M]) -> list[M]:
+        """Return the moves, each id once, whose messages `table` does not have: one may come again after an error."""
+        by_id = {move[1].id: move for move in moves}
+        sql = f"SELECT id FROM {table} WHERE id IN ({_marks(by_id)})"
+        for (known,) in self.connection.execute(sql, tuple(by_id)).fetchall():
+            del by_id[known]
+        return list(by_id.values())
 
     def discard_runs(self, counts: Counts, runs: Sequence[Run]) -> None:
         """Delete the rows of the main table that these runs name."""
@@ -304,10 +296,7 @@ class JournalRows:
     def discard_held_runs(self, counts: Counts, runs: Sequence[Run]) -> None:
         """Delete the rows of the held table that these runs name."""
         for where, values in _conditions(runs):
-            sql = f"SELECT exchange, count(*) FROM {_HELD} WHERE {where} GROUP BY exchange"
-            for exchange, rows in self.connection.execute(sql, values).fetchall():
-                counts.add_held(exchange, -rows)
-            self._delete(counts, _HELD, where, values)
+            self._delete_held(counts, where, values)
 
     def forget_unused_times(self, next_id: int) -> None:
         """Forget the acceptance times that no row of the main table needs any more."""
@@ -335,6 +324,12 @@ class JournalRows:
 
     def _delete_ids(self, counts: Counts, table: str, ids: Sequence[int]) -> None:
         self._delete(counts, table, f"id IN ({_marks(ids)})", tuple(ids))
+
+    def _delete_held(self, counts: Counts, where: str, values: Sequence[int | str]) -> None:
+        sql = f"SELECT exchange, count(*) FROM {_HELD} WHERE {where} GROUP BY exchange"
+        for exchange, rows in self.connection.execute(sql, values).fetchall():
+            counts.add_held(exchange, -rows)
+        self._delete(counts, _HELD, where, values)
 
     def _delete(self, counts: Counts, table: str, where: str, values: Sequence[int | str]) -> int:
         """Delete rows, count them off and return their number."""

@@ -62,7 +62,6 @@ class DbRetry:
         table: str = "tobus",
         synchronous: Literal["full", "normal"] = "full",
         reserve_bytes: int = 1 << 20,
-        parked_max: int = 100_000,
         clock: Callable[[], float] = time.time,
         free_bytes: Callable[[Path], int] = free_bytes,
     ) -> None:
@@ -78,7 +77,6 @@ class DbRetry:
         self.next_id = 1
         self._clock = clock
         self._free_bytes = free_bytes
-        self._parked_max = parked_max
         self._counts = Counts()
         self._opened_at = 0.0
         self._inode = (0, 0)
@@ -117,9 +115,14 @@ class DbRetry:
         return self._counts.parked_rows
 
     @property
-    def parked_dropped(self) -> int:
-        """Rows that the parked table's bound has pushed out since the start."""
-        return self._counts.parked_dropped
+    def all_rows(self) -> int:
+        """Rows in all tables, the parked one included: what the journal's bounds count."""
+        return self._counts.rows + self._counts.parked_rows
+
+    @property
+    def all_bytes(self) -> int:
+        """Bytes of the bodies in all tables."""
+        return self._counts.size_bytes + self._counts.parked_bytes
 
     def open(self) -> OpenReport:
         """Open the file, make it or take it over; a damaged one is set aside and a fresh one begun.
@@ -202,13 +205,11 @@ class DbRetry:
         new one can be begun; the journal is closed then.
         """
         aside = self._put_away(problem)
-        dropped = self._counts.parked_dropped
         try:
             self._begin()
         except StartError:
             self._database.close()
             raise
-        self._counts.parked_dropped = dropped
         return aside
 
     def close(self) -> None:
@@ -356,7 +357,7 @@ class DbRetry:
                 room_bytes = 3 * sum(len(record.body) for record in transaction.appends)
                 rows.append(counts, transaction.appends, may_grow=self._reserve.spares(room_bytes))
             rows.hold(counts, transaction.holds)
-            rows.park(counts, transaction.parks, self._clock(), self._parked_max)
+            rows.park(counts, transaction.parks, self._clock())
             rows.discard_runs(counts, transaction.discards)
             rows.discard_held_runs(counts, transaction.held_discards)
             if transaction.discards:
