@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.journals import append, assert_totals_are_exact, body, held_ids, ids, reopened, take
 from vigiloconn.errors import JournalBusy, JournalDamaged, SettingsError, StartError
+from vigiloconn.journal.runs import runs_of
 from vigiloconn.journal.store import CRASH_GAP_IDS, DbRetry
 from vigiloconn.journal.transaction import Transaction
 
@@ -82,9 +83,9 @@ def test_times_are_kept_per_range_of_a_second_and_forgotten_when_all_is_discarde
     c = append(journal, 2, accepted_at=1001.0)
     d = append(journal, 2, accepted_at=500.0)  # the clock was set back
     assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0] * 4 + [1001.0] * 2 + [500.0] * 2
-    journal.apply(Transaction(discard_upto=b[0].id))
+    journal.apply(Transaction(discards=[(1, b[0].id)]))
     assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0] + [1001.0] * 2 + [500.0] * 2
-    journal.apply(Transaction(discard_upto=d[-1].id))
+    journal.apply(Transaction(discards=[(1, d[-1].id)]))
     reader = sqlite3.connect(journal.path)
     assert reader.execute("SELECT first_id FROM vigiloconn_accepted").fetchall() == [(d[0].id,)]
     reader.close()
@@ -96,7 +97,8 @@ def test_one_transaction_can_append_hold_park_and_discard(journal: DbRetry) -> N
     new = take(journal, 4)
     journal.apply(
         Transaction(
-            appends=new, holds=[("gone", new[0])], parks=[("lost", new[1], "nobody is bound")], discard_upto=old[-1].id
+            appends=new, holds=[("gone", new[0])], parks=[("lost", new[1], "nobody is bound")],
+            discards=[(1, old[-1].id)],
         )
     )
     assert ids(journal) == [new[2].id, new[3].id]
@@ -113,7 +115,7 @@ def test_held_messages_leave_per_exchange_and_a_parked_one_leaves_the_held_table
     assert journal.held_exchanges() == {"a": 3, "b": 3}
     assert journal.peek_held("a", 0, 1, 1 << 20)[0].accepted_at == records[0].accepted_at
     odd = [r for r in records if r.id % 2]
-    journal.apply(Transaction(held_discard_upto={"a": odd[1].id}, parks=[("a", odd[2], "refused")]))
+    journal.apply(Transaction(held_discards=runs_of([odd[0].id, odd[1].id]), parks=[("a", odd[2], "refused")]))
     assert journal.held_exchanges() == {"b": 3}
     assert ids(journal) == []
     assert_totals_are_exact(journal)
@@ -139,7 +141,7 @@ def test_times_stay_for_as_long_as_a_row_needs_them(journal: DbRetry) -> None:
 
 def test_a_hold_or_park_that_comes_again_is_not_counted_twice(journal: DbRetry) -> None:
     records = append(journal, 3)
-    transaction = Transaction(holds=[("a", records[0])], parks=[("a", records[1], "why")], discard_upto=0)
+    transaction = Transaction(holds=[("a", records[0])], parks=[("a", records[1], "why")])
     journal.apply(transaction)
     journal.apply(transaction)
     assert (journal.rows, journal.parked_rows, ids(journal)) == (2, 1, [records[2].id])
@@ -160,7 +162,7 @@ def test_a_transaction_that_fails_changes_neither_rows_nor_gauges(journal: DbRet
     records = append(journal, 3)
     again = [*take(journal, 1), records[0]]  # an id that is in use
     with pytest.raises(sqlite3.IntegrityError):
-        journal.apply(Transaction(appends=again, discard_upto=records[1].id))
+        journal.apply(Transaction(appends=again, discards=[(1, records[1].id)]))
     assert ids(journal) == [r.id for r in records]
     assert_totals_are_exact(journal)
     append(journal, 1)
@@ -190,7 +192,7 @@ def test_ids_are_never_used_again_after_emptying_and_reopening(path: Path) -> No
     journal = reopened(path)
     records = append(journal, 10)
     name = journal.uuid
-    journal.apply(Transaction(discard_upto=records[-1].id))
+    journal.apply(Transaction(discards=[(1, records[-1].id)]))
     journal.next_id += 7  # used for messages that were sent without being journaled
     expected = journal.next_id
     journal.close()
@@ -235,7 +237,8 @@ def test_everything_applied_is_there_after_a_kill_and_the_totals_are_exact(path:
             first = journal.next_id
             journal.next_id += 50
             records = [Record(i, key, b'{"n": %d}' % i, 1.0) for i in range(first, first + 50)]
-            journal.apply(Transaction(appends=records, holds=[("h", records[3])], discard_upto=max(0, first - 200)))
+            discards = [(1, first - 200)] if first > 200 else []
+            journal.apply(Transaction(appends=records, holds=[("h", records[3])], discards=discards))
             print(records[-1].id, flush=True)
     """
     child = subprocess.Popen(
@@ -359,7 +362,7 @@ def test_a_journal_in_memory_works_and_says_that_it_is_volatile() -> None:
     journal = DbRetry(":memory:")
     assert journal.open().volatile
     records = append(journal, 2)
-    journal.apply(Transaction(discard_upto=records[0].id))
+    journal.apply(Transaction(discards=[(1, records[0].id)]))
     assert ids(journal) == [records[1].id]
     journal.close()
     assert not Path(":memory:.lock").exists()
@@ -404,10 +407,10 @@ def test_a_foreign_writer_makes_apply_say_try_later_and_costs_no_reserve(journal
     foreign = sqlite3.connect(journal.path, isolation_level=None)
     foreign.execute("BEGIN IMMEDIATE")
     with pytest.raises(JournalBusy, match="another program has locked it"):
-        journal.apply(Transaction(discard_upto=records[-1].id))
+        journal.apply(Transaction(discards=[(1, records[-1].id)]))
     foreign.close()
     assert Path(f"{journal.path}.reserve").exists()
-    journal.apply(Transaction(discard_upto=records[-1].id))
+    journal.apply(Transaction(discards=[(1, records[-1].id)]))
     assert journal.rows == 0
 
 
@@ -530,7 +533,7 @@ def test_damage_found_while_running_is_told_and_a_fresh_start_keeps_ids_ascendin
     with pytest.raises(JournalDamaged):
         ids(journal)
     with pytest.raises(JournalDamaged):
-        journal.apply(Transaction(discard_upto=9000))
+        journal.apply(Transaction(discards=[(1, 9000)]))
     aside = journal.start_afresh("a page is gone")
     assert aside.exists()
     assert aside.read_bytes()[:16] == b"SQLite format 3\0"

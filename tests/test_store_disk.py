@@ -58,7 +58,7 @@ def test_on_a_full_disk_an_append_is_refused_whole_and_discards_go_on(small_disk
     assert ids(journal) == [r.id for r in accepted]
     assert_totals_are_exact(journal)
     for record in accepted[99::100]:
-        journal.apply(Transaction(discard_upto=record.id))
+        journal.apply(Transaction(discards=[(1, record.id)]))
     assert (journal.rows, journal.size_bytes) == (0, 0)
     ballast.unlink()
     append(journal, 1)
@@ -85,8 +85,8 @@ def test_the_reserve_lets_a_full_disk_discard_hold_and_park_and_comes_back_with_
         Transaction(
             holds=[("gone", r) for r in accepted[:300]],
             parks=[("lost", r, "nobody") for r in accepted[300:400]],
-            discard_upto=accepted[-2].id,
-            held_discard_upto={"gone": accepted[9].id},
+            discards=[(1, accepted[-2].id)],
+            held_discards=[(1, accepted[9].id)],
         )
     )
     assert not reserve.exists()
@@ -107,7 +107,7 @@ def test_a_small_disk_gets_a_smaller_reserve_which_grows_with_the_room(small_dis
     assert reserve.stat().st_size == 1 << 20
     accepted = fill_journal(journal)
     fill_disk(small_disk)
-    journal.apply(Transaction(discard_upto=accepted[-1].id))
+    journal.apply(Transaction(discards=[(1, accepted[-1].id)]))
     assert journal.rows == 0
 
     subprocess.run(["mount", "-o", "remount,size=12m", small_disk], check=True)
@@ -126,7 +126,7 @@ def test_a_discard_larger_than_the_reserve_is_done_in_steps(small_disk: Path) ->
     raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     raw.close()
     fill_disk(small_disk)
-    journal.apply(Transaction(discard_upto=accepted[-1].id, held_discard_upto={"gone": others[-2].id}))
+    journal.apply(Transaction(discards=[(1, accepted[-1].id)], held_discards=[(1, others[-2].id)]))
     assert (journal.rows, ids(journal), held_ids(journal, "gone")) == (1, [], [others[-1].id])
     assert_totals_are_exact(journal)
     journal.close()
@@ -140,12 +140,12 @@ def test_with_the_reserve_spent_new_messages_do_not_eat_what_the_next_discard_ne
     raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     raw.close()
     fill_disk(small_disk)
-    journal.apply(Transaction(discard_upto=accepted[999].id))
+    journal.apply(Transaction(discards=[(1, accepted[999].id)]))
     again = fill_journal(journal)  # what fits into the emptied pages
     assert len(again) > 200
     waiting = accepted[1000:] + again
     for record in waiting[49::50]:
-        journal.apply(Transaction(discard_upto=record.id))
+        journal.apply(Transaction(discards=[(1, record.id)]))
     assert journal.rows == 0
     assert_totals_are_exact(journal)
     journal.close()
@@ -158,7 +158,7 @@ def test_a_transaction_that_would_leave_no_room_to_empty_the_log_is_refused(smal
         append(journal, 5000, size=400)  # fits into the log, but not a second time into the file
     accepted = fill_journal(journal)
     fill_disk(small_disk)
-    journal.apply(Transaction(discard_upto=accepted[-1].id))
+    journal.apply(Transaction(discards=[(1, accepted[-1].id)]))
     assert journal.rows == 0
     journal.close()
 
@@ -175,7 +175,7 @@ def test_a_start_without_room_for_a_reserve_leaves_discards_what_room_there_is(s
     journal = reopened(small_disk / "backup.sqlite", reserve_bytes=64 * 1024)
     accepted += fill_journal(journal)
     for record in accepted[99::100]:
-        journal.apply(Transaction(discard_upto=record.id))
+        journal.apply(Transaction(discards=[(1, record.id)]))
 
     assert journal.rows == 0
     journal.close()
@@ -192,7 +192,7 @@ def test_a_start_on_a_full_disk_gives_up_the_reserve_or_goes_on_without(
     fill_disk(small_disk)
     journal = reopened(path, reserve_bytes=64 * 1024)
     assert "no room for a reserve of 65536 bytes" in caplog.text
-    journal.apply(Transaction(discard_upto=accepted[49].id))
+    journal.apply(Transaction(discards=[(1, accepted[49].id)]))
     assert ids(journal) == [r.id for r in accepted[50:]]
     journal.close()
 

@@ -27,8 +27,6 @@ class Pending:
         self._parks: list[tuple[str, Record, str]] = []
         self._discards = FinishedIds()
         self._held_discards = FinishedIds()
-        self._discard_upto = 0
-        self._held_discard_upto: dict[str, int] = {}
         self._uncommitted: dict[int, Record] = {}
         self._is_committing = False
         self._discard_due_s: float | None = None
@@ -64,18 +62,6 @@ class Pending:
         self._held_discards.add(ids)
         self._discard_soon(now_s)
 
-    def discard_upto(self, id: int, now_s: float) -> None:
-        """Delete all messages of the main table up to this id."""
-        self._discard_upto = id
-        for known in [known for known in self._uncommitted if known <= id]:
-            del self._uncommitted[known]
-        self._discard_soon(now_s)
-
-    def discard_held_upto(self, exchange: str, id: int, now_s: float) -> None:
-        """Delete all messages held for `exchange` up to this id."""
-        self._held_discard_upto[exchange] = id
-        self._discard_soon(now_s)
-
     def keep(self, records: Iterable[Record]) -> None:
         """Remember messages that are handed on without a commit."""
         self._uncommitted.update((record.id, record) for record in records)
@@ -98,8 +84,6 @@ class Pending:
             parks=tuple(self._parks),
             discards=self._discards.runs(),
             held_discards=self._held_discards.runs(),
-            discard_upto=self._discard_upto,
-            held_discard_upto=dict(self._held_discard_upto),
         )
 
     def settle(self, done: Transaction, now_s: float, *, with_appends: bool) -> None:
@@ -112,13 +96,8 @@ class Pending:
         del self._parks[: len(done.parks)]
         self._discards.forget(done.discards)
         self._held_discards.forget(done.held_discards)
-        if self._discard_upto == done.discard_upto:
-            self._discard_upto = 0
-        for exchange, upto in done.held_discard_upto.items():
-            if self._held_discard_upto.get(exchange) == upto:
-                del self._held_discard_upto[exchange]
         self._discard_due_s = None
-        if self._discards or self._held_discards or self._discard_upto or self._held_discard_upto:
+        if self._discards or self._held_discards:
             self._discard_soon(now_s)
 
     def give_back(self) -> None:

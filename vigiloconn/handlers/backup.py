@@ -220,16 +220,6 @@ class BackupProvider(Handler):
         is_coming = len(self._ahead) > 0 or not self._intake.is_empty()
         return is_coming and self._ahead.is_at_end and not self._obstacle
 
-    def discard_upto(self, id: int) -> None:
-        """Every message of the main table up to `id` is finished."""
-        self._pending.discard_upto(id, self._monotonic())
-        self._wake.set()
-
-    def discard_held_upto(self, exchange: str, id: int) -> None:
-        """Every message held for `exchange` up to `id` is finished."""
-        self._pending.discard_held_upto(exchange, id, self._monotonic())
-        self._wake.set()
-
     def hold(self, exchange: str, records: Iterable[Record]) -> None:
         """Move messages behind those that are held for `exchange`."""
         self._pending.hold(exchange, records)

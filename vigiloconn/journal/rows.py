@@ -189,18 +189,6 @@ class JournalRows:
         sql = f"SELECT id, exchange, reason, CAST(msg AS BLOB), parked_at FROM {_PARKED} ORDER BY seq LIMIT ?"
         return [ParkedRecord(*row) for row in self.connection.execute(sql, (limit,))]
 
-    def middle_id(self, upto: int, exchange: str | None = None) -> int:
-        """Return the id in the middle of the rows up to `upto`, held ones with `exchange`; 0 for a row or none."""
-        table, where, values = self.main, "id <= ?", (upto,)  # type: tuple[str, str, tuple[int | str, ...]]
-        if exchange is not None:
-            table, where, values = _HELD, "id <= ? AND exchange = ?", (upto, exchange)
-        rows = self.connection.execute(f"SELECT count(*) FROM {table} WHERE {where}", values).fetchone()[0]
-        if rows < 2:
-            return 0
-        sql = f"SELECT id FROM {table} WHERE {where} ORDER BY id LIMIT 1 OFFSET {rows // 2 - 1}"
-        middle: int = self.connection.execute(sql, values).fetchone()[0]
-        return middle
-
     def size_bytes_in_pages(self) -> int:
         """Return the size of the database: what the file has once the log is folded into it."""
         pages: int = self.connection.execute("PRAGMA page_count").fetchone()[0]
@@ -288,12 +276,12 @@ class JournalRows:
             del by_id[known]
         return list(by_id.values())
 
-    def discard_runs(self, counts: Counts, runs: Sequence[Run]) -> None:
+    def discard(self, counts: Counts, runs: Sequence[Run]) -> None:
         """Delete the rows of the main table that these runs name."""
         for where, values in _conditions(runs):
             self._delete(counts, self.main, where, values)
 
-    def discard_held_runs(self, counts: Counts, runs: Sequence[Run]) -> None:
+    def discard_held(self, counts: Counts, runs: Sequence[Run]) -> None:
         """Delete the rows of the held table that these runs name."""
         for where, values in _conditions(runs):
             self._delete_held(counts, where, values)
@@ -306,21 +294,6 @@ class JournalRows:
             f"(SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?)",
             (self.bounds()[0] or next_id,),
         )
-
-    def discard(self, counts: Counts, upto: int) -> None:
-        """Delete the messages of the main table up to this id."""
-        self._delete(counts, self.main, "id <= ?", (upto,))
-        # The range that the next id falls into stays, and with it the newest one.
-        self.connection.execute(
-            f"DELETE FROM {_ACCEPTED} WHERE first_id < "
-            f"(SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?)",
-            (upto + 1,),
-        )
-
-    def discard_held(self, counts: Counts, exchange: str, upto: int) -> None:
-        """Delete the messages that are held for `exchange`, up to this id."""
-        rows = self._delete(counts, _HELD, "exchange = ? AND id <= ?", (exchange, upto))
-        counts.add_held(exchange, -rows)
 
     def _delete_ids(self, counts: Counts, table: str, ids: Sequence[int]) -> None:
         self._delete(counts, table, f"id IN ({_marks(ids)})", tuple(ids))

@@ -358,14 +358,10 @@ class DbRetry:
                 rows.append(counts, transaction.appends, may_grow=self._reserve.spares(room_bytes))
             rows.hold(counts, transaction.holds)
             rows.park(counts, transaction.parks, self._clock())
-            rows.discard_runs(counts, transaction.discards)
-            rows.discard_held_runs(counts, transaction.held_discards)
+            rows.discard(counts, transaction.discards)
+            rows.discard_held(counts, transaction.held_discards)
             if transaction.discards:
                 rows.forget_unused_times(used_id + 1)
-            if transaction.discard_upto > 0:
-                rows.discard(counts, transaction.discard_upto)
-            for exchange, upto in transaction.held_discard_upto.items():
-                rows.discard_held(counts, exchange, upto)
             rows.save(counts, used_id, {})
         self._counts = counts
         self.next_id = max(self.next_id, used_id + 1)
@@ -375,8 +371,7 @@ class DbRetry:
         try:
             self._commit(transaction)
         except NoRoom:
-            with self._translated():
-                parts = transaction.parts(self._rows.middle_id)
+            parts = transaction.parts()
             if not parts:
                 raise
             for part in parts:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -29,29 +29,16 @@ class Transaction:
     """Runs of ids whose rows in the main table are finished."""
     held_discards: Sequence[Run] = ()
     """The same in the held table."""
-    discard_upto: int = 0
-    """Every row of the main table with this id or a lower one is finished; 0: none."""
-    held_discard_upto: dict[str, int] = field(default_factory=dict)
-    """The same in the held table, exchange -> id."""
 
     def __bool__(self) -> bool:
-        return bool(
-            self.appends or self.holds or self.parks or self.discards or self.held_discards
-            or self.discard_upto or self.held_discard_upto
-        )  # fmt: skip
+        return bool(self.appends or self.holds or self.parks or self.discards or self.held_discards)
 
-    def parts(self, middle_id: Callable[[int, str | None], int]) -> list[Transaction]:
-        """Cut a transaction without appends in two or more, each true by itself, in order; [] when it can't be cut.
-
-        `middle_id(upto, exchange)` gives the id in the middle of the rows up to `upto`, in the held table with an
-        exchange and in the main table without; 0 when there are fewer than two.
-        """
+    def parts(self) -> list[Transaction]:
+        """Cut a transaction without appends in two or more, each true by itself, in order; [] when it can't be cut."""
         kinds = [Transaction(holds=self.holds)] if self.holds else []
         kinds += [Transaction(parks=self.parks)] if self.parks else []
         kinds += [Transaction(discards=self.discards)] if self.discards else []
         kinds += [Transaction(held_discards=self.held_discards)] if self.held_discards else []
-        kinds += [Transaction(discard_upto=self.discard_upto)] if self.discard_upto else []
-        kinds += [Transaction(held_discard_upto={exchange: upto}) for exchange, upto in self.held_discard_upto.items()]
         if len(kinds) != 1:
             return kinds
         if self.holds:
@@ -60,14 +47,7 @@ class Transaction:
             return [Transaction(parks=half) for half in _halves(self.parks)]
         if self.discards:
             return [Transaction(discards=half) for half in _halves_of_runs(self.discards)]
-        if self.held_discards:
-            return [Transaction(held_discards=half) for half in _halves_of_runs(self.held_discards)]
-        if self.discard_upto:
-            middle = middle_id(self.discard_upto, None)
-            return [Transaction(discard_upto=end) for end in (middle, self.discard_upto) if middle]
-        [(exchange, upto)] = self.held_discard_upto.items()
-        middle = middle_id(upto, exchange)
-        return [Transaction(held_discard_upto={exchange: end}) for end in (middle, upto) if middle]
+        return [Transaction(held_discards=half) for half in _halves_of_runs(self.held_discards)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
