@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from tests.support.publishing import Clock, Rig, ids
+from tests.support.publishing import Clock, Rig, ids, names
 from vigiloconn.errors import BadMessage
 from vigiloconn.interfaces import UNREADABLE, Record, RouteKey
 from vigiloconn.options import Publication
@@ -22,7 +22,7 @@ def queue_of(*bodies: bytes, key: RouteKey = PERF) -> deque[Record]:
 
 
 def taken(batches: PerfBatches, queue: deque[Record], may_wait: bool = True) -> list[int]:
-    return [record.id for record in batches.take(queue, may_wait)]
+    return [record.id for record in batches.take(queue, may_wait=may_wait)]
 
 
 def test_whole_batch_goes_at_once_and_leaves_the_rest_in_the_queue() -> None:
@@ -130,15 +130,146 @@ def test_returned_batch_is_parked_whole_row_by_row() -> None:
     assert rig.journal.is_empty
 
 
-def test_lost_batch_goes_again_in_order() -> None:
-    rig = Rig("batch_send_perf = 2")
+# --- a batch that goes again ---------------------------------------------------------------------------------------
+
+
+def test_batch_that_is_cut_again_is_the_same_whatever_stands_behind_it_now() -> None:
+    batches = PerfBatches(4, 1.0, Clock())
+    queue = queue_of(b"{}", b"{}", b"{}")
+    first = batches.take(queue, may_wait=False)
+    queue = deque([*first, *list(queue_of(*[b"{}"] * 9))[3:]])
+    assert taken(batches, queue) == [1, 2, 3]
+    assert taken(batches, queue) == [4, 5, 6, 7]
+
+
+def test_batch_of_which_the_rest_is_still_being_read_waits_for_it() -> None:
+    batches = PerfBatches(4, 1.0, Clock())
+    group = batches.take(queue_of(b"{}", b"{}", b"{}"), may_wait=False)
+    queue = deque(group[:2])
+    assert batches.take(queue, may_wait=False, more_comes=True) == []
+    queue.append(group[2])
+    assert batches.take(queue, may_wait=False, more_comes=True) == group
+
+
+def test_fresh_batch_ends_where_one_begins_that_was_sent() -> None:
+    batches = PerfBatches(3, 1.0, Clock())
+    sent = batches.take(deque(list(queue_of(*[b"{}"] * 5))[2:]), may_wait=False)
+    assert [record.id for record in sent] == [3, 4, 5]
+    queue = queue_of(*[b"{}"] * 5)
+    assert taken(batches, queue) == [1, 2]
+    assert taken(batches, queue) == [3, 4, 5]
+
+
+def test_batch_that_is_finished_is_forgotten() -> None:
+    batches = PerfBatches(4, 1.0, Clock())
+    batches.finished(batches.take(queue_of(b"{}"), may_wait=False))
+    assert taken(batches, queue_of(*[b"{}"] * 9)) == [1, 2, 3, 4]
+
+
+def test_batch_is_named_by_its_first_its_last_and_their_number() -> None:
+    rig = Rig("batch_send_perf = 3\nbatch_linger_ms = 500")
     rig.connect()
     rig.accept(4, "perf")
+    rig.wait(0.5)
+    assert names(rig.connection.published) == ["1-3-3", "4-4-1"]
+    assert rig.connection.published[0].message_id == "j-1-3-3"
+
+
+def test_batch_whose_confirm_is_lost_goes_again_with_the_same_rows_under_the_same_id() -> None:
+    rig = Rig("batch_send_perf = 8\nbatch_linger_ms = 500")
+    rig.connect()
+    rig.accept(3, "perf")
+    rig.wait(0.5)
+    before = rig.connection.published
+    rig.client.lose()
+    rig.accept(5, "perf")
+    rig.connect()
+    after = rig.connection.published
+    assert names(after) == ["1-3-3"]
+    assert after[0].body == before[0].body
+    rig.wait(0.5)
+    assert names(after) == ["1-3-3", "4-8-5"]
+
+
+def test_batch_that_is_held_goes_again_from_the_held_table_with_the_same_rows() -> None:
+    rig = Rig("batch_send_perf = 8\nbatch_linger_ms = 500")
+    rig.connect()
+    rig.accept(3, "perf")
+    rig.wait(0.5)
+    rig.channel("perf").nack()
+    rig.accept(20, "perf")
+    rig.wait(2)
+    assert names(rig.channel("perf").unanswered) == ["1-3-3"]
+    rig.ack("perf")
+    assert names(rig.channel("perf").unanswered)[0] == "4-11-8"
+    rig.wait(0.5)
+    rig.ack("perf")
+    rig.wait(0.5)
+    rig.ack("perf")
+    assert rig.journal.is_empty
+
+
+def test_lost_batches_go_again_in_order() -> None:
+    rig = Rig("batch_send_perf = 2")
+    rig.connect()
+    rig.accept(6, "perf")
     rig.channel("perf").ack(2)
     rig.client.lose()
     rig.connect()
-    assert rig.ack("perf") == [1]
+    assert rig.ack("perf") == [1, 5]
     assert rig.journal.is_empty
+
+
+# --- a batch that the broker does not take ---------------------------------------------------------------------------
+
+
+def answer_all(rig: Rig, max_bytes: int, code: int) -> None:
+    """Be a broker that closes the channel at a message above `max_bytes`, and confirms what came before it."""
+    for _ in range(200):
+        for channel in list(rig.connection.channels.values()):
+            for message in channel.unanswered:
+                if len(message.body) > max_bytes:
+                    channel.close_by_broker(code, "message size is larger than configured max size")
+                    break
+                channel.ack(message.tag)
+        if rig.journal.is_empty:
+            return
+        rig.wait(0.5)
+    raise AssertionError(f"{list(rig.journal.main)} and {list(rig.journal.held)} were never confirmed")
+
+
+@pytest.mark.parametrize("code", [311, 406])
+def test_batch_above_the_brokers_largest_message_is_split_and_nothing_is_parked(code: int) -> None:
+    rig = Rig("batch_send_perf = 100")
+    rig.connect()
+    rig.accept(400, "perf", size=100)
+    answer_all(rig, 3000, code)
+    assert rig.journal.parked == {}
+    closes = len(rig.connection.opened)
+    rig.accept(400, "perf", size=100)
+    answer_all(rig, 3000, code)
+    # What was learned is kept: no channel is lost for the next ones.
+    assert len(rig.connection.opened) == closes
+
+
+def test_single_message_above_the_brokers_largest_is_parked_alone() -> None:
+    rig = Rig("batch_send_perf = 10")
+    rig.connect()
+    rig.journal.accept(4, "perf")
+    rig.journal.accept(1, "perf", size=5000)
+    rig.accept(5, "perf")
+    answer_all(rig, 3000, 406)
+    assert list(rig.journal.parked) == [5]
+
+
+def test_held_batch_that_is_too_large_is_split_at_the_trial() -> None:
+    rig = Rig("batch_send_perf = 10")
+    rig.connect()
+    rig.accept(10, "perf", size=1000)
+    rig.channel("perf").close_by_broker(404)
+    rig.wait(1)
+    answer_all(rig, 3000, 406)
+    assert rig.journal.parked == {}
 
 
 # --- routes --------------------------------------------------------------------------------------------------------

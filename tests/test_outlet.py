@@ -295,6 +295,27 @@ def test_message_that_an_operator_put_back_below_what_was_read_is_sent_as_well_a
     assert sorted(ids(rig.channel().published)) == [2, *range(4, 34)]
 
 
+def test_message_that_is_put_back_below_a_page_on_its_way_goes_before_it() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(1)
+    rig.channel().return_(1)
+    rig.ack()
+    rig.accept(3)
+    rig.channel().close_by_broker(404)
+    rig.journal.pages_wait = True
+    rig.wait(1)
+    # Read, but not taken yet, as the message comes in.
+    rig.journal.read_pages()
+    rig.journal.put_back(1)
+    rig.pump()
+    for _ in range(5):
+        rig.journal.read_pages()
+        rig.ack()
+    assert rig.journal.is_empty
+    assert ids(rig.channel().published) == [1, 2, 3, 4]
+
+
 # --- returned, parked, expired -------------------------------------------------------------------------------------
 
 

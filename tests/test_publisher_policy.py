@@ -155,3 +155,43 @@ def test_what_expired_in_the_journal_is_not_sent(spare_node: RabbitNode, tmp_pat
             assert numbers(collect(bus, "perf", 100)) == {"w": list(range(100))}
             wait_count(process, "tobus", 0)
             assert bus.drain_all("event") == []
+
+
+def test_batch_that_is_larger_than_the_broker_takes_is_split_and_nothing_is_parked(
+    spare_node: RabbitNode, tmp_path: Path
+) -> None:
+    spare_node.eval("application:set_env(rabbit, max_message_size, 5000)")
+    with connect(spare_node) as bus:
+        bus.declare_exchange("perf")
+        bus.declare_queue("perf", "perf")
+        settings = {"hosts": spare_node.address, "batch_send_perf": 200, "batch_linger_ms": 100, **FAST}
+        with ConnectorProcess(tmp_path, bus=settings) as process:
+            process.send(lines(0, 1000, kind="perf"))
+            messages = collect(bus, "perf", 1000)
+            process.wait_log("is split")
+            assert numbers(messages) == {"w": list(range(1000))}
+            assert max(len(message.body) for message in messages) <= 5000
+            wait_count(process, "tobus", 0)
+            assert count(process.journal_path, "vigiloconn_parked") == 0
+
+
+def test_parked_messages_that_are_put_back_below_held_ones_are_all_sent(bus: Bus, vhost: str, connector: Make) -> None:
+    bus.declare_exchange("event")
+    with connector(vhost, bus=FAST) as process:
+        process.send(lines(0, 5))
+        wait_count(process, "vigiloconn_parked", 5)
+        bus.delete_exchange("event")
+        process.send(lines(5, 10))
+        wait_count(process, "vigiloconn_held", 5)
+        process.kill()
+        operator = sqlite3.connect(process.journal_path)
+        with operator:
+            operator.execute("INSERT INTO tobus (id, msg) SELECT id, msg FROM vigiloconn_parked")
+            operator.execute("DELETE FROM vigiloconn_parked")
+        operator.close()
+        bus.declare_exchange("event")
+        bus.declare_queue("event", "event")
+        process.start()
+        assert numbers(collect(bus, "event", 10)) == {"w": list(range(10))}
+        wait_count(process, "vigiloconn_held", 0)
+        wait_count(process, "tobus", 0)

@@ -192,5 +192,10 @@ class Rig:
 
 
 def ids(messages: Iterable[Published]) -> list[int]:
-    """Return the journal's ids of messages, each batch by its first."""
+    """Return the journal's numbers of messages, each batch by its first."""
     return [int(message.message_id.split("-")[1]) for message in messages]
+
+
+def names(messages: Iterable[Published]) -> list[str]:
+    """Return the message ids without the journal's name: `7`, or `3-5-3` for a batch."""
+    return [message.message_id.partition("-")[2] for message in messages]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from vigiloconn.interfaces import Journal, Record
@@ -30,15 +31,17 @@ class HeldReader:
         # Both: how many holds there had been. To know the end, none must have come since the page was asked for.
         self._asked_at: int | None = None
         self._ended_at: int | None = None
+        self._lowest_since = sys.maxsize
 
     def hold(self, records: list[Record]) -> None:
         """Move messages of the main table behind those that are held."""
         self._journal.hold(self._exchange, records)
         self.count += len(records)
         self._holds += 1
+        # Rows that an operator put back may come in anywhere: below what was read, or what is being read.
         first_id = min(record.id for record in records)
+        self._lowest_since = min(self._lowest_since, first_id)
         if first_id <= self._read_upto:
-            # An operator put rows back into the journal, and these were read past.
             self._reread_upto = max(self._reread_upto, self._read_upto)
             self._read_upto = first_id - 1
             self._asked_at = None
@@ -61,16 +64,18 @@ class HeldReader:
     def read(self) -> list[Record]:
         """Return what has come of a page, and ask for the next one when there is room for it. Never blocks."""
         page = self._taken_page()
-        if self._asked_at is None and not self._is_at_end() and len(self.ledger) <= _HELD_MESSAGES // 2:
+        if self._asked_at is None and not self.is_at_end() and len(self.ledger) <= _HELD_MESSAGES // 2:
             self._asked_at = self._holds
+            self._lowest_since = sys.maxsize
             self._journal.ask_held(self._exchange, self._read_upto)
         return page
 
     def is_done(self) -> bool:
         """Answer whether all that was ever held is read and finished."""
-        return self._is_at_end() and not self.ledger
+        return self.is_at_end() and not self.ledger
 
-    def _is_at_end(self) -> bool:
+    def is_at_end(self) -> bool:
+        """Answer whether all that was ever held is read."""
         return self._ended_at == self._holds
 
     def _taken_page(self) -> list[Record]:
@@ -83,7 +88,10 @@ class HeldReader:
         if not page:
             self._ended_at = asked_at
             return []
-        self._read_upto = page[-1].id
+        if page[-1].id > self._lowest_since:
+            page = [record for record in page if record.id < self._lowest_since]
+        if page:
+            self._read_upto = page[-1].id
         if self._reread_upto:
             page = [r for r in page if r.id not in self.ledger and r.id not in self._gone_meanwhile]
             if self._read_upto >= self._reread_upto:

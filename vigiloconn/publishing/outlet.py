@@ -18,7 +18,7 @@ from vigiloconn.interfaces import Connection, Journal, Record
 from vigiloconn.kit.backoff import backoff_delays
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
-from vigiloconn.publishing.batches import PerfBatches, batch_body
+from vigiloconn.publishing.batches import PerfBatches, batch_body, batch_name
 from vigiloconn.publishing.held import HeldReader
 from vigiloconn.publishing.ledger import Ledger
 from vigiloconn.publishing.routes import Routes
@@ -209,8 +209,7 @@ class Outlet:
             token: Token = record
             body = record.body
             if is_batched:
-                # In a full window it would wait for what can't come before it is gone.
-                token = self._batches.take(queue, not self._publisher.is_stopping and not self._publisher.is_full())
+                token = self._take_batch()
                 if not token:
                     break
                 body = batch_body(token)
@@ -218,18 +217,24 @@ class Outlet:
                 queue.popleft()
             if self._settings.bus.log_traffic:
                 log.debug("to %s: %s", self.exchange, body)
-            frame = frames.render(body, prefix + b"%d" % record.id)
+            frame = frames.render(body, prefix + _name(token).encode())
             size += len(frame)
             parts.append(frame)
             tokens.append(token)
         return b"".join(parts), tokens
 
+    def _take_batch(self) -> list[Record]:
+        # In a full window it would wait for what can't come before it is gone.
+        may_wait = not self._publisher.is_stopping and not self._publisher.is_full()
+        more_comes = self.state is not State.OPEN and not self._held.is_at_end()
+        return self._batches.take(self.queue, may_wait=may_wait, more_comes=more_comes)
+
     # -- answers -------------------------------------------------------------------------------------------
 
     def _settled(self, tokens: list[Token], acked: bool) -> None:
         if not acked:
-            for record in _flat(tokens):
-                self._returned.pop(str(record.id), None)
+            for token in tokens:
+                self._returned.pop(_name(token), None)
             self._refuse(_flat(tokens), "the broker refused it (basic.nack): is a queue full?")
             return
         if self._returned:
@@ -247,6 +252,8 @@ class Outlet:
 
     def _move_on(self, records: Sequence[Record], is_taken: bool) -> None:
         self._suspicion.finished(records[-1].id)
+        if self._batches.is_on:
+            self._batches.finished(records)
         if is_taken:
             if self.state is State.PROBING:
                 log.info("exchange %s: accepts again, %d held messages go first", self.exchange, self.held_count)
@@ -256,14 +263,14 @@ class Outlet:
             self._publisher.made_room()
 
     def _on_returned(self, message_id: str, returned: Returned) -> None:
-        self._returned[message_id.rpartition("-")[2]] = returned
+        self._returned[message_id.partition("-")[2]] = returned
 
     def _without_returned(self, tokens: list[Token]) -> list[Token]:
         """Deal with the messages that nobody on the bus wants; return the others."""
         wanted: list[Token] = []
         for token in tokens:
             records = token if isinstance(token, list) else [token]
-            returned = self._returned.pop(str(records[0].id), None)
+            returned = self._returned.pop(_name(token), None)
             if returned is None:
                 wanted.append(token)
             elif self._settings.runtime.when_unroutable_for(records[0].key.type) == "park":
@@ -294,12 +301,21 @@ class Outlet:
         if error.code in _REFUSED_CODES:
             self._refuse(records, str(error))
         elif self._is_alone() and len(unanswered) == 1:
-            self._park(records, str(error))
+            self._give_up(records, error)
         else:
             log.warning("exchange %s: channel closed: %s", self.exchange, error)
             self._suspicion.closed(records)
             self._take_back(records)
         self._publisher.answered(is_confirm=False)
+
+    def _give_up(self, records: list[Record], error: BusRefused) -> None:
+        """The channel was closed because of this publish. A batch is split until the message is found it was for."""
+        if len(records) == 1:
+            self._park(records, str(error))
+            return
+        log.warning("exchange %s: batch of %d messages is split: %s", self.exchange, len(records), error)
+        self._batches.split(records)
+        self._take_back(records)
 
     def _take_back(self, records: list[Record]) -> None:
         """What was on its way when the channel was closed goes again, first."""
@@ -361,6 +377,11 @@ class Outlet:
     def _fresh_delays(self) -> Iterator[float]:
         # Whoever mended an exchange expects it to be found within two heartbeats.
         return backoff_delays(1.0, min(60.0, self._settings.bus.heartbeat_s))
+
+
+def _name(token: Token) -> str:
+    """Return what a publish's message id ends with, behind the journal's name."""
+    return batch_name(token) if isinstance(token, list) else str(token.id)
 
 
 def _flat(tokens: Iterable[Token]) -> list[Record]:
