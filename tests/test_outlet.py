@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from tests.support.publishing import Rig, ids
+from vigiloconn.errors import LeaveBroker
 from vigiloconn.publishing.states import Event, ImpossibleEvent, State, next_state
 
 # --- open ----------------------------------------------------------------------------------------------------------
@@ -527,6 +528,169 @@ def test_publisher_that_crashed_while_draining_sends_the_held_ones_first_and_in_
     assert rig.journal.is_empty
 
 
+# --- silent --------------------------------------------------------------------------------------------------------
+
+
+def silent() -> Rig:
+    """Return a rig with a window of 10 that is full of unanswered messages to `event`; `state` is known and answers."""
+    rig = Rig("window = 10")
+    rig.connect()
+    rig.accept(1, "state")
+    rig.ack("state")
+    rig.accept(15, "event")
+    rig.accept(3, "state")
+    rig.accept(2, "event")
+    return rig
+
+
+def test_exchange_that_answers_nothing_steps_aside_for_others_and_nothing_of_it_is_sent_twice() -> None:
+    rig = silent()
+    rig.wait(1.9)
+    assert rig.unanswered("state") == []
+    rig.wait(0.1)
+    assert rig.state() is State.SILENT
+    assert rig.ack("state") == [17, 18, 19]
+    assert rig.unanswered("event") == list(range(2, 12))
+    assert sorted(rig.journal.held) == [*range(12, 17), 20, 21]
+    assert sorted(rig.journal.main) == list(range(2, 12))
+    assert problems(rig) == ["exchange-silent"]
+    [problem] = rig.publisher.problems()
+    assert "exchange event does not answer: 10 messages" in problem.text
+    assert "7 wait behind them" in problem.text
+
+
+def test_others_have_the_whole_window_while_one_is_silent() -> None:
+    rig = silent()
+    rig.wait(2)
+    rig.ack("state")
+    rig.accept(25, "state")
+    for _ in range(3):
+        assert len(rig.unanswered("state")) <= 10
+        rig.ack("state")
+    assert "state" not in {record.key.type for record in rig.journal.main.values()}
+
+
+def test_exchange_that_answers_again_sends_what_was_held_then_newer_ones_on_the_same_channel() -> None:
+    rig = silent()
+    rig.wait(2)
+    channel = rig.channel("event")
+    channel.ack(4, multiple=True)
+    rig.pump()
+    assert rig.state() is State.SILENT
+    assert sorted(rig.journal.main) == [*range(6, 12), 17, 18, 19]
+    rig.ack("state")
+    rig.ack("event")
+    assert rig.state() is State.DRAINING
+    rig.accept(1)
+    rig.ack("event")
+    rig.ack("event")
+    assert rig.state() is State.OPEN
+    assert ids(channel.published) == [*range(2, 17), 20, 21, 22]
+    assert rig.journal.is_empty
+    assert len(rig.connection.opened) == 2
+
+
+def test_alone_an_exchange_keeps_the_whole_window() -> None:
+    rig = Rig("window = 10\nconfirm_timeout = 30")
+    rig.connect()
+    rig.accept(15)
+    rig.wait(29)
+    assert rig.state() is State.OPEN
+    assert rig.journal.held == {}
+    # By now one that was never published to may wait behind it.
+    rig.accept(1, "state")
+    rig.wait(1)
+    assert rig.ack("state") == [16]
+
+
+def test_exchange_that_answers_nothing_stays_while_there_is_room_for_others() -> None:
+    rig = Rig("window = 1000")
+    rig.connect()
+    rig.accept(1, "state")
+    rig.accept(5, "event")
+    rig.ack("state")
+    rig.wait(20)
+    assert rig.state() is State.OPEN
+
+
+def test_broker_that_answers_nobody_sets_none_aside() -> None:
+    rig = Rig("window = 10\nconfirm_timeout = 30")
+    rig.connect()
+    rig.journal.accept(5, "event")
+    rig.accept(8, "state")
+    rig.wait(20)
+    assert (rig.state("event"), rig.state("state")) == (State.OPEN, State.OPEN)
+    assert rig.journal.held == {}
+
+
+def test_time_under_an_alarm_is_no_silence() -> None:
+    rig = silent()
+    rig.client.block()
+    rig.wait(60)
+    rig.client.block(False)
+    rig.wait(1)
+    assert rig.state() is State.OPEN
+    rig.wait(1)
+    assert rig.state() is State.SILENT
+
+
+def test_silent_exchange_that_refuses_in_the_end_is_held_with_what_is_unanswered() -> None:
+    rig = silent()
+    rig.wait(2)
+    rig.ack("state")
+    rig.channel("event").close_by_broker(404)
+    assert rig.state() is State.HELD
+    assert sorted(rig.journal.held) == [*range(2, 17), 20, 21]
+    rig.wait(2)
+    rig.ack("event")
+    while not rig.journal.is_empty:
+        rig.ack("event")
+    assert ids(rig.channel("event").published) == [*range(2, 17), 20, 21]
+
+
+@pytest.mark.parametrize("code", [406, 541])
+def test_silent_exchange_whose_channel_is_closed_for_another_reason_goes_on_in_order(code: int) -> None:
+    rig = silent()
+    rig.wait(2)
+    rig.ack("state")
+    rig.channel("event").close_by_broker(code)
+    while not rig.journal.is_empty:
+        rig.pump()
+        rig.ack("event")
+    assert ids(rig.channel("event").published) == [*range(2, 17), 20, 21]
+
+
+def test_connection_lost_while_silent_tries_with_one_message_and_keeps_the_order() -> None:
+    rig = silent()
+    rig.wait(2)
+    rig.ack("state")
+    rig.client.lose()
+    assert sorted(rig.journal.held) == [*range(2, 17), 20, 21]
+    rig.connect()
+    assert rig.unanswered("event") == [2]
+    rig.accept(1, "state")
+    rig.wait(60)
+    assert rig.unanswered("event") == [2]
+    assert rig.ack("state") == [22]
+    rig.ack("event")
+    while not rig.journal.is_empty:
+        rig.ack("event")
+    assert ids(rig.connection.published)[2:] == [*range(3, 17), 20, 21]
+
+
+def test_publisher_that_crashed_beside_a_silent_exchange_loses_nothing() -> None:
+    rig = silent()
+    rig.wait(2)
+    rig.publisher._recover()
+    rig.client.lose()
+    rig.connect()
+    for _ in range(10):
+        for exchange in ("event", "state"):
+            if exchange in {message.exchange for message in rig.connection.published}:
+                rig.ack(exchange)
+    assert rig.journal.is_empty
+
+
 # --- the table of states -------------------------------------------------------------------------------------------
 
 
@@ -562,8 +726,13 @@ def test_refusal_and_loss_are_possible_in_every_state() -> None:
 # --- the connection's own fate -------------------------------------------------------------------------------------
 
 
-def test_connection_on_which_nothing_is_confirmed_is_thrown_away() -> None:
+def problems(rig: Rig) -> list[str]:
+    return [problem.name for problem in rig.publisher.problems()]
+
+
+def test_broker_that_confirms_nothing_is_left_where_there_is_another() -> None:
     rig = Rig("confirm_timeout = 5")
+    rig.client.has_others = True
     connection = rig.connect()
     rig.accept(2)
     rig.wait(4)
@@ -571,8 +740,26 @@ def test_connection_on_which_nothing_is_confirmed_is_thrown_away() -> None:
     rig.wait(4)
     assert connection.lost is None
     rig.wait(2)
-    assert connection.lost is not None
+    assert isinstance(connection.lost, LeaveBroker)
     assert "1 messages sent and none confirmed" in str(connection.lost)
+
+
+def test_only_broker_is_not_left_for_missing_confirms_but_the_state_says_so() -> None:
+    rig = Rig("confirm_timeout = 15")
+    connection = rig.connect()
+    rig.accept(2)
+    rig.wait(9)
+    assert problems(rig) == []
+    rig.wait(2)
+    assert problems(rig) == ["exchange-silent"]
+    rig.wait(5)
+    assert connection.lost is None
+    assert problems(rig) == ["exchange-silent", "confirms-missing"]
+    [_, problem] = rig.publisher.problems()
+    assert "2 messages sent and none confirmed for 16 s" in problem.text
+    assert rig.ack() == [1, 2]
+    assert problems(rig) == []
+    assert ids(connection.published) == [1, 2]
 
 
 def test_clock_of_confirms_stands_while_the_broker_blocks_and_while_nothing_is_on_its_way() -> None:

@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 _WINDOW_BYTES = 4 << 20
 #: Messages are taken when at least this many fit, or a full window would be topped up one by one.
 _MIN_TAKE = 100
+#: An exchange that answers nothing for so long, while another does, steps aside once the window is full: what is behind
+#: it may be for others. Where none answers, or there is no other, it has until `confirm_timeout`.
+_SILENT_S = 2.0
+#: An exchange that answers nothing for so long is a problem, be it alone.
+_SILENT_TOLD_S = 10.0
 #: How long the stop waits for confirms.
 _STOP_CONFIRM_S = 1.5
 
@@ -112,6 +117,8 @@ class BusPublisher(Handler):
 
     def connection_blocked(self, blocked: bool) -> None:
         self._moved_at = self._clock()
+        for outlet in self.outlets.values():
+            outlet.unblocked()
         self._wake.set()
 
     def outstanding(self) -> int:
@@ -122,14 +129,18 @@ class BusPublisher(Handler):
         self._wait_idle(timeout_s)
 
     def tick(self) -> None:
-        """Leave a broker that confirms nothing any more."""
+        """Leave a broker that confirms nothing any more, where there is another."""
         connection = self._connection
         if connection is None or connection.blocked or not self.in_flight:
             self._moved_at = self._clock()
-            return
-        stalled_s = self._clock() - self._moved_at
-        if stalled_s > self._confirm_timeout_s:
-            connection.leave(f"{self.in_flight} messages sent and none confirmed for {stalled_s:.0f} s")
+        elif self._is_stalled() and self.client.has_others:
+            connection.leave(self._stall())
+
+    def _is_stalled(self) -> bool:
+        return bool(self.in_flight) and self._clock() - self._moved_at > self._confirm_timeout_s
+
+    def _stall(self) -> str:
+        return f"{self.in_flight} messages sent and none confirmed for {self._clock() - self._moved_at:.0f} s"
 
     def stats(self) -> dict[str, float]:
         names = ("sent", "expired", "parked", "unroutable")
@@ -140,11 +151,20 @@ class BusPublisher(Handler):
         }
 
     def problems(self) -> list[Problem]:
-        found = [
-            Problem("exchange-held", Level.WARNING,
-                    f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}")
-            for outlet in self.outlets.values() if outlet.state is not State.OPEN
-        ]
+        found = []
+        for outlet in self.outlets.values():
+            if outlet.state is State.SILENT or (outlet.state is State.OPEN and outlet.unanswered_s > _SILENT_TOLD_S):
+                text = (
+                    f"exchange {outlet.exchange} does not answer: {outlet.outstanding} messages sent and none confirmed"
+                    f" for {outlet.unanswered_s:.0f} s, {outlet.held_count} wait behind them: has a queue no majority?"
+                )
+                found.append(Problem("exchange-silent", Level.WARNING, text))
+            elif outlet.state is not State.OPEN:
+                text = f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}"
+                found.append(Problem("exchange-held", Level.WARNING, text))
+        if self._connection is not None and self._is_stalled() and not self._connection.blocked:
+            text = f"{self._stall()}, and there is no other broker to go to"
+            found.append(Problem("confirms-missing", Level.WARNING, text))
         if self._connection is not None and self._connection.blocked:
             text = "the broker takes no messages (connection.blocked)"
             found.append(Problem("broker-blocked", Level.WARNING, text))
@@ -197,6 +217,8 @@ class BusPublisher(Handler):
         if not self._may_send():
             return None
         deadlines = [due for outlet in self.outlets.values() if (due := outlet.deadline()) is not None]
+        if self.is_full():
+            deadlines += [outlet.heard_at + self._may_be_silent_s(outlet) for outlet in self._unanswered()]
         return max(0.001, min(deadlines) - self._clock()) if deadlines else None
 
     def _may_send(self) -> bool:
@@ -219,8 +241,25 @@ class BusPublisher(Handler):
             if not sent and not taken:
                 return
 
+    def _unanswered(self) -> list[Outlet]:
+        """Return the outlets that have something on its way in the window."""
+        return [outlet for outlet in self.outlets.values() if outlet.state is State.OPEN and outlet.outstanding]
+
+    def _may_be_silent_s(self, outlet: Outlet) -> float:
+        """Return for how long an outlet may keep its part of a full window without an answer."""
+        others = [other for other in self.outlets.values() if other is not outlet and other.state is State.OPEN]
+        has_others = any(other.unanswered_s < _SILENT_S for other in others)
+        return _SILENT_S if has_others else self._confirm_timeout_s
+
+    def _set_silent_aside(self) -> None:
+        silent = [outlet for outlet in self._unanswered() if outlet.unanswered_s >= self._may_be_silent_s(outlet)]
+        for outlet in silent:
+            outlet.step_aside()
+
     def _fill(self) -> int:
         """Take messages for the free part of the window, to the outlets of their exchanges."""
+        if self.is_full():
+            self._set_silent_aside()
         # A backlog is left for the next start: it could not be confirmed in the time that a stop has.
         if self.is_full() or (self.is_stopping and not self.journal.has_fresh()):
             return 0

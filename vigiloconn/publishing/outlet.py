@@ -83,6 +83,8 @@ class Outlet:
         self._publisher = publisher
         self._clock = clock
         self._held = HeldReader(exchange, journal, held_count)
+        # What was on its way when the outlet ceased to be open: no longer in the publisher's window.
+        self._late = Ledger(journal.discard)
         self._books: Ledger | HeldReader = self._held if held_count else publisher.ledger
         self._batches = PerfBatches(settings.bus.batch_send_perf, settings.bus.batch_linger_ms / 1000, clock)
         self._routes = Routes(exchange, settings.publication, self._batches.is_on)
@@ -90,6 +92,8 @@ class Outlet:
         self._suspicion = Suspicion()
         self._delays = self._fresh_delays()
         self._probe_at = 0.0
+        self.heard_at = 0.0
+        """When the broker last answered, or something was sent while nothing was unanswered."""
         self._parked_log = RateLimitedLog(log)
         self._expired_log = RateLimitedLog(log)
 
@@ -101,6 +105,11 @@ class Outlet:
         return self.channel.outstanding if self.channel is not None else 0
 
     @property
+    def unanswered_s(self) -> float:
+        """For how long nothing was answered while something was on its way."""
+        return self._clock() - self.heard_at if self.outstanding else 0.0
+
+    @property
     def held_count(self) -> int:
         """Messages that are held."""
         return self._held.count
@@ -108,7 +117,7 @@ class Outlet:
     @property
     def is_at_rest(self) -> bool:
         """True while nothing was taken from the held table that is not finished."""
-        return self.state in (State.OPEN, State.HELD)
+        return self.state in (State.OPEN, State.HELD, State.SILENT)
 
     def add(self, record: Record) -> None:
         """Take a message of the main table: into the queue, or behind those that are held."""
@@ -126,10 +135,10 @@ class Outlet:
     def step(self, connection: Connection) -> int:
         """Send what may be sent now in one write; return the number of publishes. Raises `BusDown`."""
         self._batches.due = None
-        if self.state is State.HELD:
-            if self.outstanding or self._clock() < self._probe_at:
+        if self.state in (State.HELD, State.SILENT):
+            if self.outstanding or (self.state is State.HELD and self._clock() < self._probe_at):
                 return 0
-            self._begin_probe()
+            self._begin_with_held()
         if self.state is not State.OPEN:
             self._read_held()
         if not self.queue:
@@ -142,8 +151,24 @@ class Outlet:
         channel = self._ready_channel(connection)
         buffer, tokens = self._render(channel.id, connection.frame_max, limit)
         if tokens:
+            if not channel.outstanding:
+                self.heard_at = self._clock()
             channel.send(buffer, tokens)
         return len(tokens)
+
+    def step_aside(self) -> None:
+        """Give the window to others: nothing was answered for long."""
+        log.warning(
+            "exchange %s: silent: %d messages unanswered for %.1f s; further ones are held until it answers",
+            self.exchange, self.outstanding, self.unanswered_s,
+        )  # fmt: skip
+        self._move(Event.UNANSWERED)
+        self.reason = "it does not answer"
+        self._hold_back(list(self.queue))
+
+    def unblocked(self) -> None:
+        """The broker takes messages again: it could not answer before."""
+        self.heard_at = self._clock()
 
     def connection_lost(self, error: BusDown | BusRefused | None) -> None:
         """Take back what is unanswered: it counts as not sent."""
@@ -154,16 +179,18 @@ class Outlet:
         if isinstance(error, BusRefused) and unanswered:
             # The broker closed the connection because of something that we sent; perhaps this.
             self._suspicion.closed(unanswered)
-        if self._books is self._held:
-            self.queue.clear()
-            self._to_held(Event.LOST, (error and str(error)) or "the connection was lost")
-        elif self.state is State.OPEN:
+        if self.state is State.OPEN:
             self._move(Event.LOST)
             self.queue.extendleft(reversed(unanswered))
-        else:
-            self._move(Event.LOST)
+            return
+        if self._books is self._late:
             self._hold(unanswered)
-            self._probe_at = 0.0
+        self.queue.clear()
+        self._probe_at = 0.0
+        if self.state is State.HELD:
+            self._move(Event.LOST)
+        else:
+            self._to_held(Event.LOST, (error and str(error)) or "the connection was lost")
 
     # -- the state ---------------------------------------------------------------------------------------
 
@@ -232,6 +259,7 @@ class Outlet:
     # -- answers -------------------------------------------------------------------------------------------
 
     def _settled(self, tokens: list[Token], acked: bool) -> None:
+        self.heard_at = self._clock()
         if not acked:
             for token in tokens:
                 self._returned.pop(_name(token), None)
@@ -319,19 +347,19 @@ class Outlet:
 
     def _take_back(self, records: list[Record]) -> None:
         """What was on its way when the channel was closed goes again, first."""
-        if self.state is not State.HELD:
-            self.queue.extendleft(reversed(records))
-        elif self._books is not self._held:
+        if self._books is self._late:
             self._hold(records)
+        elif self.state is not State.HELD:
+            self.queue.extendleft(reversed(records))
 
     # -- held ------------------------------------------------------------------------------------------------
 
     def _refuse(self, records: list[Record], reason: str) -> None:
         """The exchange does not take messages now: it is held."""
-        if self._books is not self._held:
-            # What is on its way may still be confirmed; only what was refused or not sent is moved.
-            self._hold([*records, *self.queue])
-        self.queue.clear()
+        if self._books is self._held:
+            self.queue.clear()
+        else:
+            self._hold_back([*records, *self.queue])
         self._to_held(Event.REFUSED, reason)
         self._publisher.answered(is_confirm=False)
 
@@ -348,17 +376,32 @@ class Outlet:
         self._move(event)
         self.reason = reason
 
+    def _hold_back(self, records: list[Record]) -> None:
+        """Hold what was refused or not sent. What is on its way may still be confirmed, but takes no more room."""
+        self._hold(records)
+        self.queue.clear()
+        if self._books is not self._late:
+            on_the_way = _flat(self.channel.unanswered()) if self.channel is not None else []
+            self._publisher.ledger.hand_over(on_the_way)
+            self._late.take(on_the_way)
+            self._books = self._late
+
     def _hold(self, records: list[Record]) -> None:
         if records:
             self._held.hold(records)
             self._publisher.ledger.hand_over(records)
+            self._late.hand_over(records)
 
-    def _begin_probe(self) -> None:
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
+    def _begin_with_held(self) -> None:
+        if self.state is State.SILENT:
+            log.info("exchange %s: answers again, %d held messages go first", self.exchange, self.held_count)
+            self._move(Event.ANSWERED)
+        else:
+            if self.channel is not None:
+                self.channel.close()
+                self.channel = None
+            self._move(Event.DUE)
         self._books = self._held
-        self._move(Event.DUE)
         self.queue = deque(self._held.begin())
 
     def _read_held(self) -> None:

@@ -4,6 +4,7 @@
     HELD      the broker refused: messages gather in the journal's held table, in order
     PROBING   the oldest held message is on its way, alone, on a fresh channel
     DRAINING  it was taken: the held ones go, newer ones still queue behind them
+    SILENT    nothing is answered: what is on its way stays there, further messages are held
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class State(enum.Enum):
     HELD = "held"
     PROBING = "probing"
     DRAINING = "draining"
+    SILENT = "silent"
 
 
 class Event(enum.Enum):
@@ -28,6 +30,8 @@ class Event(enum.Enum):
     LOST = "the connection was lost"
     DUE = "it is time to try a held exchange"
     EMPTIED = "no held message is left"
+    UNANSWERED = "nothing was answered for long, and others wait for room in the window"
+    ANSWERED = "all that was on its way is answered"
 
 
 _AFTER: dict[State, dict[Event, State]] = {
@@ -35,6 +39,7 @@ _AFTER: dict[State, dict[Event, State]] = {
         Event.REFUSED: State.HELD,
         Event.TAKEN: State.OPEN,
         Event.LOST: State.OPEN,
+        Event.UNANSWERED: State.SILENT,
     },
     State.HELD: {
         # Late answers to what was on its way when the first was refused.
@@ -55,6 +60,13 @@ _AFTER: dict[State, dict[Event, State]] = {
         Event.TAKEN: State.DRAINING,
         Event.LOST: State.HELD,
         Event.EMPTIED: State.OPEN,
+    },
+    State.SILENT: {
+        Event.REFUSED: State.HELD,
+        Event.TAKEN: State.SILENT,
+        Event.LOST: State.HELD,
+        # Nobody has refused anything: no trial.
+        Event.ANSWERED: State.DRAINING,
     },
 }
 
