@@ -17,8 +17,11 @@ from tests.support.bus import Bus, connect
 from tests.support.connector import ConnectorProcess
 from tests.support.consuming import DEAD, QUEUE, Consuming
 from tests.support.rabbit import RabbitNode
+from tests.support.scripted import ScriptedClient, ScriptedConnection
+from vigiloconn.bus.inbound import Malformed
 from vigiloconn.consuming.channel import Consumer, settle_frame
 from vigiloconn.consuming.subscriber import QueueSubscriber
+from vigiloconn.settings.values import Subscription
 
 
 @pytest.fixture
@@ -229,6 +232,7 @@ class FakeConnection:
     """Notes what is written."""
 
     lost = None
+    max_message_bytes = 1000
 
     def __init__(self) -> None:
         self.deliveries: dict[int, Any] = {}
@@ -257,7 +261,9 @@ def deliver(connection: FakeConnection, tag: int, body: bytes) -> None:
 
 def make_consumer() -> tuple[FakeConnection, Consumer]:
     connection = FakeConnection()
-    consumer = Consumer(connection, on_arrival=lambda: None, on_ended=lambda *_: None)  # type: ignore[arg-type]
+    consumer = Consumer(
+        connection, on_arrival=lambda: None, on_ended=lambda *_: None, on_too_large=lambda *_: None  # type: ignore[arg-type]
+    )
     return connection, consumer
 
 
@@ -297,6 +303,30 @@ def test_bodies_are_put_together_from_any_number_of_frames() -> None:
     assert consumer.outstanding == 0
 
 
+def test_message_above_the_largest_is_rejected_once_those_before_it_are_finished() -> None:
+    connection, consumer = make_consumer()
+    deliver(connection, 1, b"x" * 1000)
+    deliver(connection, 2, b"x" * 1001)
+    deliver(connection, 3, b"after")
+    first, last = list(consumer.ready)
+    assert (len(first.body), last.body, consumer.outstanding) == (1000, b"after", 0)
+    consumer.ready.clear()
+    consumer.flush_acks()
+    assert connection.written == []
+    consumer.finish([first, last], accepted=True)
+    consumer.flush_acks()
+    assert connection.written == [
+        settle_frame(3, 80, 1, True) + settle_frame(3, 90, 2, False) + settle_frame(3, 80, 3, True)
+    ]
+
+
+def test_deliveries_that_are_not_numbered_in_order_are_no_amqp() -> None:
+    connection, _ = make_consumer()
+    deliver(connection, 1, b"")
+    with pytest.raises(Malformed, match="tag 3 where 2"):
+        deliver(connection, 3, b"")
+
+
 @pytest.fixture
 def subscribed() -> Iterator[tuple[FakeConnection, QueueSubscriber]]:
     """A subscriber that runs and consumes."""
@@ -310,6 +340,37 @@ def subscribed() -> Iterator[tuple[FakeConnection, QueueSubscriber]]:
     yield connection, subscriber
     subscriber.stop()
     running.join(5)
+
+
+def test_message_above_the_largest_is_counted_and_the_broker_is_told_soon(
+    subscribed: tuple[FakeConnection, QueueSubscriber]
+) -> None:
+    connection, subscriber = subscribed
+    deliver(connection, 1, b"x" * 1001)
+    with gevent.Timeout(10):
+        while not connection.written:
+            gevent.sleep(0.005)
+    assert connection.written == [settle_frame(3, 90, 1, False)]
+    figures = subscriber.stats()
+    assert (figures["received"], figures["rejected"], figures["too_large"], figures["ready"]) == (1, 1, 1, 0)
+
+
+def test_one_channel_is_enough_to_declare_bind_and_consume() -> None:
+    client = ScriptedClient()
+    subscriber = QueueSubscriber(QUEUE, [Subscription("one", None), Subscription("two", "key")])
+    connection = client.connect(ScriptedConnection(max_channels=1))
+    subscriber.connection_initialized(connection)
+    subscriber.resume_producing()
+    running = gevent.spawn(subscriber.run)
+    with gevent.Timeout(10):
+        while not any(channel.consumers for channel in connection.channels.values()):
+            gevent.sleep(0)
+    assert subscriber.problems() == []
+    asked = [name for channel in connection.opened for name, _, _ in channel.asked]
+    assert asked.count("queue_bind") == 2
+    subscriber.stop()
+    running.join(5)
+    assert running.successful()
 
 
 def test_a_drain_ends_once_what_was_handed_out_is_finished_and_told(

@@ -35,6 +35,10 @@ class BusRefused(VigiloError):
         self.code = code
 
 
+class NoChannel(BusRefused):
+    """Raised when the broker allows no further channel on this connection (its `channel_max`). Use fewer."""
+
+
 class BadMessage(VigiloError):
     """Raised when a message can't be understood or can't be sent, now or ever. Park it or count it."""
 

@@ -137,6 +137,10 @@ class Connection(Protocol):
         """Why the connection is gone; None while it is there."""
 
     @property
+    def max_message_bytes(self) -> int:
+        """The largest body that is taken from the broker."""
+
+    @property
     def frame_max(self) -> int:
         """Largest frame that the broker takes, in octets."""
 

@@ -54,6 +54,7 @@ class BusSettings:
     queue_messages_ttl_s: int
     subscriptions: tuple[Subscription, ...]
     prefetch_count: int
+    max_message_bytes: int
     dead_letter: bool
     max_redeliveries: int
     batch_send_perf: int

@@ -26,7 +26,7 @@ from amqp.basic_message import Message
 from amqp.serialization import decode_properties_basic
 from gevent.event import AsyncResult
 
-from vigiloconn.errors import BusDown, BusRefused, LeaveBroker
+from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel
 from vigiloconn.supervisor import Handler
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
@@ -322,10 +322,16 @@ class ScriptedConnection:
     """A connection as `vigiloconn.interfaces.Connection` has it, and the broker at its other end."""
 
     def __init__(
-        self, *, frame_max: int = 131_072, max_channels: int = 2047, max_channels_of_user: int | None = None
+        self,
+        *,
+        frame_max: int = 131_072,
+        max_message_bytes: int = 16 << 20,
+        max_channels: int = 2047,
+        max_channels_of_user: int | None = None,
     ) -> None:
         # What the parts see.
         self.frame_max = frame_max
+        self.max_message_bytes = max_message_bytes
         self.blocked = False
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
         self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
@@ -354,7 +360,7 @@ class ScriptedConnection:
         if self._lost is not None:
             raise self._lost
         if len(self.channels) >= self._max_channels:
-            raise BusRefused(f"no channel: no free number below {self._max_channels + 1}")
+            raise NoChannel(f"scripted: the broker allows {self._max_channels} channels")
         if self._max_channels_of_user is not None and len(self.channels) >= self._max_channels_of_user:
             self.close_by_broker(530, "NOT_ALLOWED - number of channels opened has reached the user's limit")
             assert self._lost is not None

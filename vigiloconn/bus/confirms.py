@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from vigiloconn.errors import BusRefused
 from vigiloconn.interfaces import Connection
+from vigiloconn.kit.escape import printable
 
 T = TypeVar("T")
 
@@ -119,7 +120,7 @@ class ConfirmChannel(Generic[T]):
 
     def _returned(self, error: Any, exchange: str, routing_key: str, message: Any) -> None:
         message_id = message.properties.get("message_id", "")
-        text = f"{error.reply_code} {error.reply_text}: no queue is bound for {routing_key!r}"
+        text = f"{error.reply_code} {printable(error.reply_text)}: no queue is bound for {routing_key!r}"
         self._on_returned(message_id, Returned(error.reply_code, text))
 
     def _closed(self, error: BusRefused) -> None:

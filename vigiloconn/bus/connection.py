@@ -16,15 +16,17 @@ from struct import unpack_from
 from typing import Any
 
 import gevent
-from amqp.exceptions import AMQPError, ConnectionForced, RecoverableConnectionError
+from amqp.exceptions import AMQPError, ConnectionForced, RecoverableConnectionError, ResourceError
 from amqp.method_framing import frame_writer as library_frame_writer
 from gevent.event import AsyncResult
 from gevent.lock import Semaphore
 
 from vigiloconn import __version__
 from vigiloconn.bus import pyamqp
-from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, SettingsError
+from vigiloconn.bus.inbound import HEARTBEAT, METHOD, FrameSplitter, Malformed
+from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel, SettingsError
 from vigiloconn.ipv6 import Endpoint
+from vigiloconn.kit.escape import printable
 from vigiloconn.options import BusSettings
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,10 @@ log = logging.getLogger(__name__)
 Dial = Callable[[Endpoint, float], socket.socket]
 
 _READ_BYTES = 65536
+#: How long the reader may keep the loop to itself while there is always more to read, and how long it then stands back.
+#: The pause must be positive: after `sleep(0)` timers may starve.
+_TURN_S = 0.002
+_PAUSE_S = 0.0001
 #: Two octets each of class and method, eight of delivery tag, one of bits.
 _CONFIRM_SIZE = 13
 _ACK = b"\x00\x3c\x00\x50"
@@ -97,7 +103,8 @@ class BusConnection:
         """The greenlet that is in `connect()`."""
         self._lost: BusDown | None = None
         self._closing = False
-        self._heard_at = self._wrote_at = clock()
+        self._heard_at = self._wrote_at = self._turn_began_s = clock()
+        self._frames = FrameSplitter(self._dispatch)
         self._library = self._make_library_connection()
 
     def _make_library_connection(self) -> pyamqp.Connection:
@@ -142,6 +149,9 @@ class BusConnection:
         try:
             with gevent.Timeout(limit_s, LeaveBroker(f"{self.endpoint}: no answer within {limit_s:g} s")):
                 self._library.connect()
+        except Malformed as exc:
+            self.leave(str(exc))
+            raise self._gone() from exc
         except BusDown as exc:
             self._end(exc)
             raise
@@ -153,13 +163,13 @@ class BusConnection:
             raise BusRefused(f"{self.endpoint}: TLS handshake refused: {exc}") from exc
         except AMQPError as exc:
             self.abort(str(exc))
-            said = exc.reply_text or exc
+            said = printable(exc.reply_text or exc)
             text = f"{self.endpoint}, virtual host {self.settings.vhost!r}, user {self.settings.user!r}: {said}"
             if isinstance(exc, ConnectionForced):
                 raise GoingDown(text) from exc
             raise BusRefused(text, exc.reply_code or 0) from exc
-        # What is no AMQP peer may send anything, and the library takes it for frames.
-        except (OSError, EOFError, ValueError, TypeError, LookupError, StructError) as exc:
+        # ValueError: what the settings say may be no name for TLS.
+        except (OSError, ValueError) as exc:
             self.abort(str(exc))
             raise BusDown(f"{self.endpoint}: can't connect: {exc}") from exc
         finally:
@@ -222,15 +232,19 @@ class BusConnection:
         self._reader = gevent.getcurrent()  # type: ignore[assignment]
         try:
             self._read_until_lost()
+        except Malformed as exc:
+            self.leave(str(exc))
+            raise self._gone() from exc
         except ConnectionForced as exc:
-            self.abort(str(exc))
-            raise GoingDown(f"{self.endpoint}: {exc}") from exc
+            self._end(GoingDown(f"{self.endpoint}: {printable(exc)}"))
+            raise self._gone() from exc
         except AMQPError as exc:
             if self._closing:
                 self.abort("closed by us")
                 raise self._gone() from exc
-            self.refusal = BusRefused(f"{self.endpoint}: {exc.reply_text or exc}", exc.reply_code or 0)
-            self.abort(str(exc.reply_text or exc))
+            said = printable(exc.reply_text or exc)
+            self.refusal = BusRefused(f"{self.endpoint}: {said}", exc.reply_code or 0)
+            self.abort(said)
             raise self.refusal from exc
         except OSError as exc:
             self.abort("closed by us" if self._closing else f"connection lost: {exc}")
@@ -245,46 +259,45 @@ class BusConnection:
             self._reader = None
 
     def _read_until_lost(self) -> None:
+        while True:
+            self.read_some()
+
+    def read_some(self) -> None:
+        """Read what has come, or wait for it, and dispatch it. Raises what `read` translates.
+
+        On the reader's greenlet, or on the one that is in `connect()`.
+        """
         if self._lost is not None:
             raise self._lost
-        transport = self._library.transport
-        sock = transport.sock
-        buffer: bytes = transport._read_buffer
-        while True:
-            buffer = self._dispatch(buffer)
-            if self._lost is not None:
-                raise self._lost
-            # Without a timeout, which the socket would apply to writes as well: `tick` watches the silence.
-            data = sock.recv(_READ_BYTES)
-            if not data:
-                raise OSError("closed by the peer")
-            self._heard_at = self._clock()
-            buffer = buffer + data if buffer else data
+        asked_s = self._clock()
+        # Without a timeout, which the socket would apply to writes as well: `tick` watches the silence.
+        data = self._library.transport.sock.recv(_READ_BYTES)
+        if not data:
+            raise OSError("closed by the peer")
+        self._heard_at = now_s = self._clock()
+        if now_s - asked_s > _PAUSE_S:
+            self._turn_began_s = now_s
+        self._frames.feed(data)
+        if self._clock() - self._turn_began_s > _TURN_S:
+            gevent.sleep(_PAUSE_S)
+            self._turn_began_s = self._clock()
 
-    def _dispatch(self, buffer: bytes) -> bytes:
-        """Handle all complete frames in `buffer`; return what is left. Frames: AMQP 0-9-1, section 2.3.5."""
-        position, end = 0, len(buffer)
-        on_frame = self._library.on_inbound_frame if end >= 8 else None
-        while end - position >= 8:
-            kind, channel_id, size = unpack_from(">BHI", buffer, position)
-            payload = position + 7
-            stop = payload + size
-            if stop >= end:
-                break
-            if buffer[stop] != 0xCE:
-                raise OSError(f"frame of {size} bytes does not end with 0xCE: this is no AMQP peer")
-            method = buffer[payload : payload + 4] if size == _CONFIRM_SIZE and kind == 1 else b""
-            if method in (_ACK, _NACK) and (confirm := self.confirms.get(channel_id)) is not None:
-                tag, bits = unpack_from(">QB", buffer, payload + 4)
-                confirm(tag, bool(bits & 1), method == _ACK)
-            elif channel_id in self.deliveries and (kind != 1 or buffer.startswith(_DELIVER, payload)):
-                self.deliveries[channel_id](kind, buffer[payload:stop])
-            elif on_frame is not None:
-                on_frame((kind, channel_id, buffer[payload:stop]))
-            if self._lost is not None:
-                raise self._lost
-            position = stop + 1
-        return buffer[position:] if position else buffer
+    def _dispatch(self, kind: int, channel_id: int, buffer: bytes, start: int, stop: int) -> None:
+        """Handle one frame, whose payload is `buffer[start:stop]`."""
+        method = buffer[start : start + 4] if stop - start == _CONFIRM_SIZE and kind == METHOD else b""
+        if method in (_ACK, _NACK) and (confirm := self.confirms.get(channel_id)) is not None:
+            tag, bits = unpack_from(">QB", buffer, start + 4)
+            confirm(tag, bool(bits & 1), method == _ACK)
+        elif channel_id in self.deliveries and (kind != METHOD or buffer.startswith(_DELIVER, start)):
+            self.deliveries[channel_id](kind, buffer[start:stop])
+        elif kind != HEARTBEAT:
+            self._library.on_inbound_frame((kind, channel_id, buffer[start:stop]))
+        if self._lost is not None:
+            raise self._lost
+
+    def agree_frame_max(self, frame_max: int) -> None:
+        """Refuse larger frames from now on."""
+        self._frames.frame_max = frame_max
 
     def forbid_on_reader(self) -> None:
         """Raise RuntimeError on the reader's greenlet: an answer can't arrive while it waits for it."""
@@ -388,6 +401,11 @@ class BusConnection:
     # -- channels ----------------------------------------------------------------------------------
 
     @property
+    def max_message_bytes(self) -> int:
+        """The largest body that is taken from the broker."""
+        return self.settings.max_message_bytes
+
+    @property
     def frame_max(self) -> int:
         """Largest frame that the broker takes, in octets, as negotiated."""
         return int(self._library.frame_max)
@@ -398,9 +416,12 @@ class BusConnection:
             raise self._lost
         try:
             channel = pyamqp.Channel(self._library)
+        except ResourceError as exc:
+            text = f"the broker allows {self._library.channel_max} channels on a connection (channel_max)"
+            raise NoChannel(f"{self.endpoint}: {text}") from exc
         except (AMQPError, TypeError) as exc:
-            # No free number, or (TypeError) the library has just closed itself.
-            raise self._lost or BusRefused(f"{self.endpoint}: no channel: {exc}") from exc
+            # The library has just closed itself.
+            raise self._lost or BusDown(f"{self.endpoint}: no channel: {exc}") from exc
         channel.open()
         return channel
 

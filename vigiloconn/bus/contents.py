@@ -14,24 +14,80 @@ from typing import Any
 from amqp.exceptions import FrameSyntaxError
 from amqp.serialization import decode_properties_basic, dumps
 
+from vigiloconn.bus.inbound import BODY, HEADER, METHOD, Malformed
 from vigiloconn.errors import BadMessage
+from vigiloconn.kit.escape import printable
 
-_METHOD, _HEADER, _BODY = 1, 2, 3
 #: Octets of a content header before its property flags: class, weight, body size.
 _PROPERTIES_AT = 12
+#: What the library lets out where bytes are not what it expects. It checks little before it unpacks.
+UNDECODABLE = (
+    FrameSyntaxError, StructError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, OSError,
+    RecursionError,
+)  # fmt: skip
+#: The properties before `message_id`, by their flags from bit 15 on, and how each is written: AMQP 0-9-1 reference,
+#: class basic. s: a short string, F: a table, o: an octet.
+_BEFORE_MESSAGE_ID = "ssFoosss"
 
 
 def headers_size(headers: dict[str, Any]) -> int:
     """Return how many octets a table of headers takes. Raises `BadMessage` when it can't be encoded."""
     try:
         return len(dumps("F", (headers,)))
-    except (FrameSyntaxError, StructError, ValueError, TypeError, ArithmeticError, AttributeError,
-            RecursionError) as exc:  # fmt: skip
-        raise BadMessage(f"headers can't be encoded: {exc!r:.200}") from exc
+    except UNDECODABLE as exc:
+        raise BadMessage(f"headers can't be encoded: {printable(repr(exc), 200)}") from exc
+
+
+def decoded_properties(header: bytes) -> dict[str, Any]:
+    """Return the properties of a content header, `application_headers` among them, by the library's names; none where
+    one of them can't be decoded: a publisher may have put anything there."""
+    try:
+        return _decode_properties(header)
+    except BadMessage:
+        return {}
+
+
+def _decode_properties(header: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = decode_properties_basic(header, _PROPERTIES_AT)[0]
+    except UNDECODABLE as exc:
+        raise BadMessage(f"properties can't be decoded: {printable(repr(exc), 200)}") from exc
+    return found
+
+
+def message_id(header: bytes) -> str:
+    """Return the message id of a content header, "" where there is none or it is cut short.
+
+    Passes over the headers without decoding them: a publisher may have put anything there.
+    """
+    (flags,) = unpack_from(">H", header, _PROPERTIES_AT)
+    position = _PROPERTIES_AT + 2
+    try:
+        for bit, kind in zip(range(15, 7, -1), _BEFORE_MESSAGE_ID, strict=True):
+            if flags >> bit & 1:
+                position += _width(kind, header, position)
+        if not flags >> 7 & 1:
+            return ""
+        start = position + 1
+        return header[start : start + header[position]].decode("utf-8", "replace")
+    except (StructError, IndexError):
+        return ""
+
+
+def _width(kind: str, header: bytes, position: int) -> int:
+    if kind == "o":
+        return 1
+    if kind == "s":
+        return 1 + header[position]
+    (size,) = unpack_from(">I", header, position)
+    return 4 + int(size)
 
 
 class Delivery:
-    """A message as the broker delivered it; `source` is the consumer that it is acknowledged to."""
+    """A message as the broker delivered it; `source` is the consumer that it is acknowledged to.
+
+    Raises `Malformed` where the method is cut short.
+    """
 
     __slots__ = ("_header", "_method", "_names_at", "body", "redelivered", "source", "tag")
 
@@ -40,11 +96,18 @@ class Delivery:
         self._header = header
         self.body = body
         self.source = source
-        tag_at = 5 + method[4]
         self.tag: int
-        self.tag, bits = unpack_from(">QB", method, tag_at)
+        try:
+            tag_at = 5 + method[4]
+            self.tag, bits = unpack_from(">QB", method, tag_at)
+            self._names_at = key_at = tag_at + 9
+            key_at += 1 + method[key_at]
+            is_whole = len(method) >= key_at + 1 + method[key_at]
+        except (StructError, IndexError):
+            is_whole = False
+        if not is_whole:
+            raise Malformed(f"basic.deliver of {len(method)} bytes, cut short")
         self.redelivered = bool(bits & 1)
-        self._names_at = tag_at + 9
 
     @property
     def exchange(self) -> str:
@@ -65,50 +128,71 @@ class Delivery:
 
         Raises `BadMessage` when one can't be decoded: a publisher may put anything into them.
         """
-        try:
-            found: dict[str, Any] = decode_properties_basic(self._header, _PROPERTIES_AT)[0]
-        except (FrameSyntaxError, StructError, ValueError, OverflowError, IndexError, ArithmeticError,
-                TypeError, OSError, RecursionError) as exc:  # fmt: skip
-            raise BadMessage(f"properties can't be decoded: {exc!r:.200}") from exc
-        return found
+        return _decode_properties(self._header)
 
     def message_id(self) -> str:
         """Return its message id, empty where there is none or it can't be decoded."""
-        try:
-            return str(self.properties().get("message_id", ""))
-        except BadMessage:
-            return ""
+        return message_id(self._header)
 
 
 class ContentReader:
-    """Puts one channel's deliveries together and hands each to `on_delivery(method, header, body)`.
+    """Puts one channel's contents together and hands each to `on_content(method, header, body)`.
 
-    `frame` is what `BusConnection.deliveries` wants. Frames: AMQP 0-9-1 specification, sections 2.3.5.2 and 4.2.6.
+    A body of more than `max_bytes` is read past without being kept, and `on_too_large(method, header, size)` is called
+    instead, as soon as its size is known. `frame` is what `BusConnection.deliveries` wants; it raises `Malformed`.
+    Frames: AMQP 0-9-1 specification, sections 2.3.5.2 and 4.2.6.
     """
 
-    def __init__(self, on_delivery: Callable[[bytes, bytes, bytes], None]) -> None:
-        self._on_delivery = on_delivery
-        self._method = b""
-        self._header = b""
+    def __init__(
+        self,
+        on_content: Callable[[bytes, bytes, bytes], None],
+        max_bytes: int,
+        on_too_large: Callable[[bytes, bytes, int], None],
+    ) -> None:
+        self._on_content = on_content
+        self._max_bytes = max_bytes
+        self._on_too_large = on_too_large
+        self._method = self._header = b""
         self._missing = 0
-        self._parts: list[bytes] = []
+        self._is_kept = False
+        self._body = bytearray()
 
     def frame(self, kind: int, payload: bytes) -> None:
         """Take the next frame of the channel."""
-        if kind == _BODY:
-            self._missing -= len(payload)
-            if self._missing > 0:
-                self._parts.append(payload)
-            elif self._parts:
-                body = b"".join((*self._parts, payload))
-                self._parts.clear()
-                self._on_delivery(self._method, self._header, body)
-            else:
-                self._on_delivery(self._method, self._header, payload)
-        elif kind == _METHOD:
-            self._method = payload
-        elif kind == _HEADER:
-            self._header = payload
-            (self._missing,) = unpack_from(">Q", payload, 4)
-            if not self._missing:
-                self._on_delivery(self._method, payload, b"")
+        if kind == BODY:
+            self._take_body(payload)
+        elif kind == METHOD:
+            if self._missing:
+                raise Malformed(f"a method where {self._missing} bytes of a body are missing")
+            self._method, self._header = payload, b""
+        elif kind == HEADER:
+            self._take_header(payload)
+
+    def _take_header(self, payload: bytes) -> None:
+        if not self._method or self._header or len(payload) < _PROPERTIES_AT + 2:
+            raise Malformed(f"a content header of {len(payload)} bytes that belongs to nothing or is cut short")
+        self._header = payload
+        (size,) = unpack_from(">Q", payload, 4)
+        self._missing = size
+        self._is_kept = size <= self._max_bytes
+        if not self._is_kept:
+            self._on_too_large(self._method, payload, size)
+        if not size:
+            self._end_body(b"")
+
+    def _take_body(self, payload: bytes) -> None:
+        left = self._missing - len(payload)
+        if left < 0 or not self._missing:
+            raise Malformed(f"a body frame of {len(payload)} bytes where {self._missing} bytes are missing")
+        self._missing = left
+        if self._is_kept and (left or self._body):
+            # One buffer, not a list of pieces: each of a million small ones would take more than its bytes.
+            self._body += payload
+        if not left:
+            self._end_body(payload)
+
+    def _end_body(self, last: bytes) -> None:
+        body, self._body = bytes(self._body) or last, bytearray()
+        method, self._method = self._method, b""
+        if self._is_kept:
+            self._on_content(method, self._header, body)

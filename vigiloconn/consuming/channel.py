@@ -13,6 +13,7 @@ from struct import pack
 from gevent.lock import Semaphore
 
 from vigiloconn.bus.contents import ContentReader, Delivery
+from vigiloconn.bus.inbound import Malformed
 from vigiloconn.errors import BusRefused
 from vigiloconn.interfaces import Connection
 
@@ -38,6 +39,7 @@ class Consumer:
         *,
         on_arrival: Callable[[], None],
         on_ended: Callable[[Consumer, str], None],
+        on_too_large: Callable[[Consumer, int], None],
     ) -> None:
         self.connection = connection
         self.ready: deque[Delivery] = deque()
@@ -48,6 +50,7 @@ class Consumer:
         """Why the broker has ended it."""
         self._on_arrival = on_arrival
         self._on_ended = on_ended
+        self._on_too_large = on_too_large
         self._discarding = False
         self._discarded = 0
         self._finished: set[int] = set()
@@ -59,7 +62,7 @@ class Consumer:
         self._lock = Semaphore(1)
         self._channel = connection.open_channel()
         self._id: int = self._channel.channel_id
-        self._hook = ContentReader(self._delivered).frame
+        self._hook = ContentReader(self._delivered, connection.max_message_bytes, self._too_large).frame
         connection.deliveries[self._id] = self._hook
         self._channel.on_closed = self._closed
 
@@ -141,14 +144,27 @@ class Consumer:
     # -- on the reading greenlet -----------------------------------------------------------------------------
 
     def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
+        delivery = self._take(method, header, body)
+        if not self._discarding:
+            self.ready.append(delivery)
+            self._on_arrival()
+
+    def _too_large(self, method: bytes, header: bytes, size: int) -> None:
+        """Reject a message whose body is read past."""
+        delivery = self._take(method, header, b"")
+        if not self._discarding:
+            self.finish([delivery], accepted=False)
+            self._on_too_large(self, size)
+
+    def _take(self, method: bytes, header: bytes, body: bytes) -> Delivery:
         delivery = Delivery(method, header, body, self)
         self.received += 1
+        if delivery.tag != self.received:
+            raise Malformed(f"delivery tag {delivery.tag} where {self.received} was due")
         self.redelivered += delivery.redelivered
         if self._discarding:
             self._discarded += 1
-            return
-        self.ready.append(delivery)
-        self._on_arrival()
+        return delivery
 
     def _cancelled(self, tag: str) -> None:
         self._end("cancelled by the broker: the queue was deleted or moved")

@@ -16,6 +16,7 @@ from vigiloconn.consuming.channel import Consumer
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.interfaces import Connection, Level, Problem
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.settings.values import Subscription
 from vigiloconn.topology.apply import bind_queue, declare_queue
 from vigiloconn.topology.wanted import Queue
@@ -57,6 +58,7 @@ class QueueSubscriber:
         self.queue = queue
         self.acknowledged = 0
         self.rejected = 0
+        self.too_large = 0
         self._subscriptions = tuple(subscriptions)
         self._prefetch_messages = prefetch_messages
         self._declared = Queue(queue, queue_type, ttl_s or None)
@@ -78,6 +80,7 @@ class QueueSubscriber:
         self._bind_retries = backoff_delays(1.0, 60.0)
         self._unbound: list[Subscription] = []
         self._troubles: dict[str, str] = {}
+        self._too_large_log = RateLimitedLog(log)
         self._past = [0, 0]
 
     # -- what is asked of it -------------------------------------------------------------------------------------
@@ -155,9 +158,8 @@ class QueueSubscriber:
             self.rejected += len(own)
         if consumer.unacknowledged >= self._ack_every:
             self._flush(consumer)
-        elif self._flush_at_s is None and consumer.unacknowledged:
-            self._flush_at_s = time.monotonic() + _ACK_LINGER_S
-            self._wake.set()
+        else:
+            self._flush_soon(consumer)
 
     def drain(self, timeout_s: float) -> None:
         """Hand out nothing more on this connection, and wait until what was handed out is finished and acknowledged."""
@@ -175,8 +177,8 @@ class QueueSubscriber:
         self._flush(consumer)
 
     def stats(self) -> dict[str, float]:
-        """`received` and `redelivered` count deliveries, `acknowledged` and `rejected` what came of them; `ready`
-        is what waits here now."""
+        """`received` and `redelivered` count deliveries, `acknowledged` and `rejected` what came of them, `too_large`
+        those among the latter that were not even read; `ready` is what waits here now."""
         consumer = self._consumer
         received, redelivered = self._past
         if consumer is not None:
@@ -187,6 +189,7 @@ class QueueSubscriber:
             "redelivered": redelivered,
             "acknowledged": self.acknowledged,
             "rejected": self.rejected,
+            "too_large": self.too_large,
             "ready": len(consumer.ready) if consumer is not None else 0,
         }
 
@@ -226,6 +229,20 @@ class QueueSubscriber:
             return
         self._leave()
         self._refused(reason)
+
+    def _too_large(self, consumer: Consumer, size: int) -> None:
+        """The consumer has rejected a message that is larger than what is taken."""
+        self.rejected += 1
+        self.too_large += 1
+        self._too_large_log("queue %r: a message of %d bytes is rejected unread, max_message is %d",
+                            self.queue, size, consumer.connection.max_message_bytes)
+        if consumer is self._consumer:
+            self._flush_soon(consumer)
+
+    def _flush_soon(self, consumer: Consumer) -> None:
+        if self._flush_at_s is None and consumer.unacknowledged:
+            self._flush_at_s = time.monotonic() + _ACK_LINGER_S
+            self._wake.set()
 
     def _refused(self, reason: str) -> None:
         now_s = time.monotonic()
@@ -311,10 +328,13 @@ class QueueSubscriber:
     def _subscribe(self, connection: Connection) -> None:
         self._declare(connection)
         self._unbound = list(self._subscriptions)
-        self._bind_at_s = 0.0
+        # Before there is a consumer: a broker may allow one channel and no more.
+        self._bind(connection)
         consumer: Consumer | None = None
         try:
-            consumer = Consumer(connection, on_arrival=self._arrived.set, on_ended=self._ended)
+            consumer = Consumer(
+                connection, on_arrival=self._arrived.set, on_ended=self._ended, on_too_large=self._too_large
+            )
             consumer.start(self.queue, self._prefetch_messages)
         except BusRefused as exc:
             if consumer is not None:
@@ -332,6 +352,8 @@ class QueueSubscriber:
             return
         self._troubles.pop("consume", None)
         self._arrived.set()
+        # It may have rejected the first ones already.
+        self._flush_soon(consumer)
         log.info("queue %r: subscribed", self.queue)
 
     def _declare(self, connection: Connection) -> None:

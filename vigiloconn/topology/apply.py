@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -181,11 +182,8 @@ def request(connection: Connection, ask: Callable[[Any], Any]) -> BusRefused | N
 
 def declare_queue(connection: Connection, queue: Queue) -> None:
     """Declare a durable queue. Raises `BusRefused` (406 where it exists with other arguments), `BusDown`."""
-    channel = connection.open_channel()
-    try:
+    with _short_channel(connection) as channel:
         channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
-    finally:
-        connection.forget_channel(channel)
 
 
 def bind_queue(
@@ -194,14 +192,23 @@ def bind_queue(
     """Bind a queue to each subscription and return those that were refused, with the reason. Raises `BusDown`."""
     refused: list[tuple[Subscription, BusRefused]] = []
     for subscription in subscriptions:
-        channel = connection.open_channel()
+        key = queue if subscription.key is None else subscription.key
         try:
-            channel.queue_bind(queue, subscription.exchange, queue if subscription.key is None else subscription.key)
+            with _short_channel(connection) as channel:
+                channel.queue_bind(queue, subscription.exchange, key)
+        # No channel to ask on is a refusal like any other.
         except BusRefused as exc:
             refused.append((subscription, exc))
-        finally:
-            connection.forget_channel(channel)
     return refused
+
+
+@contextmanager
+def _short_channel(connection: Connection) -> Iterator[Any]:
+    channel = connection.open_channel()
+    try:
+        yield channel
+    finally:
+        connection.forget_channel(channel)
 
 
 def summary(results: list[Result], *, check: bool = False) -> str:
