@@ -102,6 +102,65 @@ def test_a_loopback_name_is_not_taken_for_the_machines(monkeypatch: pytest.Monke
     assert machine_name() == "srv1.example.com"
 
 
+class Broken(Counting):
+    """A part whose author did not think of everything."""
+
+    error: BaseException | None = None
+    found: Any = ()
+
+    def stats(self) -> dict[str, float]:
+        if self.error is not None:
+            raise self.error
+        return super().stats()
+
+    def problems(self) -> list[Problem]:
+        if self.error is not None:
+            raise self.error
+        return self.found  # type: ignore[no-any-return]
+
+
+def _status_of(*sources: Handler) -> StatusPublisher:
+    return StatusPublisher(parse_settings("[connector]\nhostname = srv1\n"), FullSink(), sources)
+
+
+@pytest.mark.parametrize("error", [ValueError("a\nbug"), KeyError(1), SystemExit(3), gevent.GreenletExit()])
+def test_part_that_can_not_be_asked_is_a_problem_of_its_own_and_the_others_are_reported(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken, sound = Broken("theirs", lines=1), Counting("ours", sent=7)
+    status = _status_of(broken, sound)
+    broken.error = error
+    assert status.figures()["sent"] == 7
+    for _ in range(3):
+        code, text = status.state()
+        assert code == 1
+        assert "theirs does not tell its state: problems() failed" in text
+        assert "stats() failed" in text
+        assert text.isprintable()
+    assert len(caplog.records) == 2
+    broken.error = None
+    assert status.figures()["lines"] == 1
+    assert status.state() == (0, "running")
+
+
+@pytest.mark.parametrize("found", [None, ["text"], [("name", 7, "text")], 5])
+def test_problems_that_are_none_are_a_problem(found: Any) -> None:
+    broken = Broken("theirs")
+    broken.found = found
+    code, text = _status_of(broken).state()
+    assert code == 1
+    assert "theirs does not tell its state" in text
+
+
+@pytest.mark.parametrize("value", [None, "7", [1]])
+def test_figure_that_is_no_number_is_not_sent(value: Any) -> None:
+    status = _status_of(Counting("theirs", lines=value), Counting("ours", sent=7))
+    figures = status.figures()
+    assert figures["sent"] == 7
+    assert "lines" not in figures
+    assert "theirs does not tell its state: stats() failed" in status.state()[1]
+
+
 class FullSink:
     """A journal without room until `room` is set."""
 

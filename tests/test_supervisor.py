@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import gevent
@@ -11,6 +12,7 @@ from gevent.event import Event
 from vigiloconn import supervisor as supervisor_module
 from vigiloconn.errors import StartError
 from vigiloconn.handlers.base import Handler
+from vigiloconn.kit.greenlets import Ended, Job
 from vigiloconn.supervisor import Supervisor, backoff_delays
 
 
@@ -124,6 +126,7 @@ class Owner(Part):
     """Has helpers that fail in its first life."""
 
     helpers = 1
+    let_out: type[BaseException] = ValueError
 
     def run(self) -> None:
         self.events.append(f"run {self.name}")
@@ -134,7 +137,7 @@ class Owner(Part):
         self.stop.wait()
 
     def fail(self) -> None:
-        raise ValueError("a bug in a helper")
+        raise self.let_out("a bug in a helper")
 
     def live_on(self) -> None:
         try:
@@ -154,6 +157,102 @@ def test_helpers_that_fail_restart_their_owner_and_end_with_it(helpers: int) -> 
     assert "bystander ended" in events
 
 
+LET_OUT: list[type[BaseException]] = [
+    gevent.GreenletExit, SystemExit, asyncio.CancelledError, GeneratorExit, gevent.Timeout, BaseException,
+]
+
+
+@pytest.mark.parametrize("kind", LET_OUT)
+def test_whatever_an_authors_code_lets_out_is_a_crash_and_too_many_end_all_in_order(
+    kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor, _, events = make()
+    supervisor.add(Part("sound", events))
+    supervisor.add(LetsOut("sick", events, kind))
+    with gevent.Timeout(10, AssertionError("it ended in silence")):
+        assert supervisor.run() == 1
+    assert events.count("run sick") == 6
+    assert events[-4:] == ["stop sick", "stop sound", "close sick", "close sound"]
+    assert kind.__name__ in caplog.text
+
+
+@pytest.mark.parametrize("kind", LET_OUT)
+def test_whatever_a_helper_lets_out_is_its_owners_crash(kind: type[BaseException]) -> None:
+    supervisor, _, events = make()
+    owner = Owner("a", events)
+    owner.let_out = kind
+    supervisor.add(owner)
+    assert run(supervisor, lambda: events.count("run a") == 2) == 0
+    assert (events.count("run a"), supervisor.crashes) == (2, 1)
+
+
+@pytest.mark.parametrize("when", ["stop_service", "close"])
+@pytest.mark.parametrize("kind", LET_OUT)
+def test_whatever_is_let_out_at_the_stop_keeps_no_other_from_saving_its_data(
+    kind: type[BaseException], when: str
+) -> None:
+    supervisor, _, events = make()
+    supervisor.add(Part("first", events))
+    sick = Part("sick", events)
+    sound = getattr(sick, when)
+
+    def let_out() -> None:
+        sound()
+        raise kind
+
+    setattr(sick, when, let_out)
+    supervisor.add(sick)
+    assert run(supervisor) == (1 if when == "close" else 0)
+    assert events[-4:] == ["stop sick", "stop first", "close sick", "close first"]
+
+
+def test_part_that_exits_while_it_begins_ends_those_that_were_prepared() -> None:
+    supervisor, _, events = make()
+    supervisor.add(Part("first", events))
+    sick = Part("sick", events)
+    sick.start_service = lambda: (_ for _ in ()).throw(SystemExit(7))  # type: ignore[method-assign]
+    supervisor.add(sick)
+    with pytest.raises(SystemExit):
+        supervisor.run()
+    assert events == ["start first", "close first"]
+
+
+@pytest.mark.parametrize("end", [lambda job: job.kill(), lambda job: gevent.killall([job])])
+def test_greenlet_that_is_killed_from_outside_has_not_failed(end: Any) -> None:
+    supervisor, _, events = make()
+    seen: list[BaseException] = []
+
+    class Kills(Part):
+        def run(self) -> None:
+            super_run = super().run
+            helper = self.supervisor.spawn(self.wait, name="helper", owner=self)
+            gevent.sleep(0)
+            end(helper)
+            super_run()
+
+        def wait(self) -> None:
+            try:
+                gevent.sleep(60)
+            except BaseException as exc:
+                seen.append(exc)
+                raise
+
+    supervisor.add(Kills("a", events))
+    assert run(supervisor, lambda: "run a" in events) == 0
+    assert (events.count("run a"), supervisor.crashes) == (1, 0)
+    assert [type(exc) for exc in seen] == [Ended]
+
+
+class LetsOut(Part):
+    def __init__(self, name: str, events: list[str], kind: type[BaseException]) -> None:
+        super().__init__(name, events)
+        self._kind = kind
+
+    def run(self) -> None:
+        self.events.append(f"run {self.name}")
+        raise self._kind
+
+
 class Hanging(Part):
     def run(self) -> None:
         Event().wait()
@@ -167,7 +266,7 @@ class Join:
         self.given_s: list[float] = []
         stop = self
 
-        class Life(gevent.Greenlet):  # type: ignore[type-arg]
+        class Life(Job):
             is_ended = False
 
             def kill(self, *args: Any, **options: Any) -> None:
@@ -184,7 +283,7 @@ class Join:
                     stop.now_s += timeout
                 return None
 
-        monkeypatch.setattr(supervisor_module, "_Greenlet", Life)
+        monkeypatch.setattr(supervisor_module, "Job", Life)
 
     def __call__(self) -> float:
         return self.now_s

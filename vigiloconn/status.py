@@ -10,14 +10,16 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gevent
 from gevent.event import Event
 
 from vigiloconn.errors import BusDown
-from vigiloconn.interfaces import Answer, Batch, Problem, Sink
+from vigiloconn.interfaces import Answer, Batch, Level, Problem, Sink
+from vigiloconn.kit.escape import printable
+from vigiloconn.kit.greenlets import failure_of
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
 from vigiloconn.serialize import encode, route_key
@@ -86,6 +88,8 @@ class StatusPublisher(Handler):
         self._nagios_exchange = runtime.self_monitoring_nagios_exchange or self._nagios.exchange
         self._due: float | None = None
         self._has_reported = False
+        self._mute: dict[tuple[Handler, str], list[Problem]] = {}
+        """Which source can't be asked for what -> the problem that says so."""
         self._putting: gevent.Greenlet[..., Any] | None = None
         self._unanswered: list[Answer] = []
         self._state_wanted = False
@@ -138,11 +142,41 @@ class StatusPublisher(Handler):
 
     def state(self) -> tuple[int, str]:
         """Return 0 and `OK: running`, or the worst level of all problems and their texts, the worst first."""
-        return describe_state([problem for source in self._sources for problem in source.problems()])
+        return describe_state([problem for source in self._sources for problem in self._problems_of(source)])
 
     def figures(self) -> dict[str, float]:
         """Return every figure that is reported, name -> number."""
-        return {**dict.fromkeys(REQUIRED, 0), **merge_figures(self._sources), **process_memory()}
+        return {**dict.fromkeys(REQUIRED, 0), **merge_figures(self._sources, self._figures_of), **process_memory()}
+
+    def _problems_of(self, source: Handler) -> list[Problem]:
+        found: list[Problem] = []
+
+        def ask() -> None:
+            found.extend(Problem(str(name), Level(level), str(text)) for name, level, text in source.problems())
+
+        failed = self._note_failure(source, "problems", failure_of(ask))
+        return found + failed + self._mute.get((source, "stats"), [])
+
+    def _figures_of(self, source: Handler) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+
+        def ask() -> None:
+            # A figure that is no number is its part's failure, here and not where all are sent.
+            found.update({str(name): value + 0 for name, value in source.stats().items()})
+
+        self._note_failure(source, "stats", failure_of(ask))
+        return found
+
+    def _note_failure(self, source: Handler, what: str, failed: BaseException | None) -> list[Problem]:
+        """Name a part that can't be asked, for an author may have written it; the others are reported as ever."""
+        if failed is None:
+            self._mute.pop((source, what), None)
+            return []
+        if (source, what) not in self._mute:
+            log.error("%s: %s() failed", source.name, what, exc_info=failed)
+        text = f"{source.name} does not tell its state: {what}() failed: {printable(repr(failed), 100)}"
+        problems = self._mute[source, what] = [Problem("part-mute", Level.WARNING, text)]
+        return problems
 
     def _resolved_host(self) -> str:
         if self._host is not None:
@@ -261,11 +295,13 @@ def _signature(code: int, text: str) -> object:
     return code, re.sub(r"\d+", "#", text)
 
 
-def merge_figures(sources: Iterable[Handler]) -> dict[str, float]:
-    """Return the figures of all sources; see `StatusPublisher` for their names."""
+def merge_figures(
+    sources: Iterable[Handler], ask: Callable[[Handler], Mapping[str, float]] = lambda source: source.stats()
+) -> dict[str, float]:
+    """Return the figures of all sources; see `StatusPublisher` for their names. `ask` gives those of one."""
     merged: dict[str, float] = {}
     for source in sources:
-        for figure, value in source.stats().items():
+        for figure, value in ask(source).items():
             merged[next(name for name in _names(source, figure) if name not in merged)] = value
     return merged
 

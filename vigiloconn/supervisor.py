@@ -14,10 +14,10 @@ from typing import Any
 import gevent
 from gevent import Greenlet
 from gevent.event import Event
-from gevent.greenlet import Greenlet as _Greenlet
 
 from vigiloconn.interfaces import Client, Problem
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.greenlets import Ended, Job, failure_of
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Supervisor:
     ) -> Greenlet[..., Any]:
         """Run `function` in a greenlet that ends with its owner. If it raises, its owner's life ends too
         and is begun again under the owner's restart policy."""
-        greenlet: Greenlet[..., Any] = _Greenlet(function, *args)
+        greenlet: Greenlet[..., Any] = Job(function, *args)
         greenlet.name = name
         self._helpers[greenlet] = owner
         greenlet.link(self._helper_ended)
@@ -159,7 +159,7 @@ class Supervisor:
                 self._started.append(handler)
             for handler in self._handlers:
                 self._lives[handler] = self._spawn_life(handler)
-        except Exception:
+        except BaseException:
             self._stopping.set()
             self._stop_all()
             raise
@@ -182,7 +182,7 @@ class Supervisor:
         return max(0.0, self._deadline - self._clock())
 
     def _spawn_life(self, handler: Handler) -> Greenlet[..., Any]:
-        greenlet: Greenlet[..., Any] = _Greenlet(self._live, handler)
+        greenlet: Greenlet[..., Any] = Job(self._live, handler)
         greenlet.name = handler.name
         greenlet.start()
         return greenlet
@@ -201,8 +201,10 @@ class Supervisor:
                         return
                 handler.run()
                 return
-            # gevent.Timeout is no Exception, and one that strays must not end a life for good.
-            except (Exception, gevent.Timeout) as exc:
+            except (Ended, KeyboardInterrupt):
+                raise
+            # Of an author's code: a stray gevent.Timeout, SystemExit or GreenletExit must not end a life for good.
+            except BaseException as exc:
                 if self._stopping.is_set():
                     log.warning("%s failed while stopping", handler.name, exc_info=True)
                     return
@@ -250,11 +252,9 @@ class Supervisor:
             self._deadline = self._clock() + self.stop_timeout_s
         living = [handler for handler in self._started if handler in self._lives]
         for left, handler in zip(range(len(living), 0, -1), reversed(living), strict=True):
-            try:
-                handler.stop_service()
-            except Exception:
-                # The others still have their data to save.
-                log.error("%s could not be asked to stop", handler.name, exc_info=True)
+            # The others still have their data to save.
+            if failed := failure_of(handler.stop_service):
+                log.error("%s could not be asked to stop", handler.name, exc_info=failed)
             life = self._lives[handler]
             # An equal share of what is left: one that hangs must not use up the time of those that save data.
             life.join(timeout=max(_KILL_GRACE_S, self.remaining_s() / left))
@@ -264,8 +264,6 @@ class Supervisor:
             self._kill_helpers(handler)
         self._kill_helpers(everyone=True)
         for handler in reversed(self._started):
-            try:
-                handler.close()
-            except Exception:
-                log.error("%s could not be closed", handler.name, exc_info=True)
+            if failed := failure_of(handler.close):
+                log.error("%s could not be closed", handler.name, exc_info=failed)
                 self.exit_status = self.exit_status or 1

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import gevent
 from gevent import monkey
 
+from vigiloconn.kit.greenlets import Ended
+
 _FIRST_INTERRUPT_S = 0.5
 _INTERRUPT_EVERY_S = 1.0
 
@@ -20,7 +22,7 @@ _allocate_lock = monkey.get_original("_thread", "allocate_lock")
 _start_thread = monkey.get_original("_thread", "start_new_thread")
 
 
-class Interrupted(gevent.GreenletExit):
+class Interrupted(Ended):
     """Raised into work that does not end: no error of its own, and no `except Exception` holds it."""
 
 
