@@ -9,6 +9,8 @@ import logging
 import os
 import socket as stdlib_socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from hypothesis import strategies as st
 
 from vigiloconn.errors import StartError
 from vigiloconn.interfaces import Batch
+from vigiloconn.kit import descriptors
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.socket import SocketListener
 from vigiloconn.sources.lines import LineSplitter, Sync, TooLong
@@ -669,6 +672,82 @@ def test_a_lack_of_descriptors_delays_new_writers_and_ends_nothing(
     life.join(timeout=DEADLINE_S)
     assert life.successful()
     listener.close()
+
+
+@contextmanager
+def _few_descriptors(tmp_path: Path, writers: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """A listener that may have so many writers."""
+    used = os.dup(0)
+    os.close(used)
+    # The test's end of each connection needs one as well; the listener itself takes one, and one is for an odd chance.
+    monkeypatch.setattr("vigiloconn.kit.descriptors.RESERVE", 0)
+    with listening(tmp_path, MemorySink(), max_descriptors=used + 1 + 2 * writers) as running:
+        yield running
+
+
+def test_writers_that_would_take_the_last_descriptors_are_refused_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with _few_descriptors(tmp_path, 5, monkeypatch) as running:
+        writers = []
+        for count in range(1, 21):
+            # One after the other, or the test's own ends take all the low numbers.
+            writers.append(running.writer())
+            wait_until(lambda count=count: running.stat("connections") + running.stat("refused") == count)
+        served = int(running.stat("connections"))
+        assert 1 <= served <= 5
+        (problem,) = running.listener.problems()
+        assert (problem.name, problem.level) == ("writers-refused", 2)
+        assert caplog.text.count("writer refused") == 1
+        for writer in writers[served:]:
+            assert read_all(writer) == b""
+        writers[0].sendall(line(1) + b"sync|t\n")
+        writers[0].shutdown(socket.SHUT_WR)
+        assert read_all(writers[0]) == b"synced|t\n"
+        # Whoever comes when there is room again is served.
+        for writer in writers:
+            writer.close()
+        wait_until(lambda: running.stat("connections") == 0)
+        assert running.ask(line(2) + b"sync|t\n") == b"synced|t\n"
+        assert running.sink.numbers() == [1, 2]
+
+
+def test_a_limit_on_open_files_that_leaves_none_for_writers_is_refused_by_name(tmp_path: Path) -> None:
+    listener = SocketListener(str(tmp_path / "s"), MemorySink(), max_descriptors=descriptors.RESERVE + 3)
+    with pytest.raises(StartError, match="limit on open files leaves none for writers"):
+        listener.start_service()
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_soft_limit_on_open_files_is_raised_to_the_hard_one() -> None:
+    script = (
+        "import resource\n"
+        "from vigiloconn.kit import descriptors\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))\n"
+        "print(descriptors.limit(), descriptors.raise_limit(), resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "100 300 (300, 300)"
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_socket_file_that_is_not_ours_any_more_is_noticed_and_said_once(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vigiloconn.socket._FILE_CHECK_S", 0.01)
+    with listening(tmp_path, MemorySink()) as running, socket.socket(socket.AF_UNIX) as other:
+        assert running.listener.problems() == []
+        os.rename(running.path, f"{running.path}.old")
+        if how == "replaced":
+            other.bind(running.path)
+        wait_until(running.listener.problems)
+        (problem,) = running.listener.problems()
+        assert (problem.name, problem.level) == ("socket-file", 2)
+        assert ("removed" if how == "removed" else "another file") in problem.text
+        running.listener.check_file()
+        assert len([record for record in caplog.records if record.levelno == logging.CRITICAL]) == 1
+        os.rename(f"{running.path}.old", running.path)
+        wait_until(lambda: not running.listener.problems())
 
 
 def test_a_crash_of_a_connection_restarts_the_listener_on_the_same_socket(tmp_path: Path) -> None:

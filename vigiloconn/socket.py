@@ -17,7 +17,9 @@ from gevent import Greenlet, monkey
 from gevent import socket as gsocket
 from gevent.event import Event
 
-from vigiloconn.interfaces import Batch, Item, Sink
+from vigiloconn.errors import StartError
+from vigiloconn.interfaces import Batch, Item, Level, Problem, Sink
+from vigiloconn.kit import descriptors
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.serialize import MAX_LINE_BYTES, parse_chunk
 from vigiloconn.sources import sockfile
@@ -40,12 +42,17 @@ _MAX_REASON_CHARACTERS = 200
 #: `accept` fails with these while descriptors or memory are short; connections wait in the backlog meanwhile.
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _NO_ROOM_PAUSE_S = 0.2
+#: How long a refused writer is told of in the state, and how often the socket's file is looked at.
+_REFUSAL_SHOWN_S = 60.0
+_FILE_CHECK_S = 10.0
 
 
 class SocketListener(Handler):
     """Takes lines from any number of writers and puts them, as messages, into the sink.
 
-    `group` names the group that may write (mode 0660); None leaves the process's own. Gauge: `connections`.
+    `group` names the group that may write (mode 0660); None leaves the process's own. Writers that would take the last
+    descriptors below `max_descriptors` (the process's limit) are refused: brokers and journal need theirs. Gauge:
+    `connections`.
     """
 
     def __init__(
@@ -55,6 +62,7 @@ class SocketListener(Handler):
         *,
         group: str | None = None,
         max_line_bytes: int = MAX_LINE_BYTES,
+        max_descriptors: int | None = None,
         name: str = "socket",
     ) -> None:
         self.name = name
@@ -67,10 +75,16 @@ class SocketListener(Handler):
         self.synced = 0
         self.failed = 0
         self.connections_total = 0
+        self.refused = 0
         self.malformed_log = RateLimitedLog(log)
         self.too_long_log = RateLimitedLog(log)
         self.unread_log = RateLimitedLog(log)
         self._no_room_log = RateLimitedLog(log, logging.ERROR)
+        self._refused_log = RateLimitedLog(log, logging.ERROR)
+        self._max_descriptors = max_descriptors
+        self._refused_at_s: float | None = None
+        self._file_trouble = ""
+        self._over = Event()
         self._group = group
         self._listener: gsocket.socket | None = None
         self._inode: tuple[int, int] | None = None
@@ -84,12 +98,18 @@ class SocketListener(Handler):
         sockfile.remove_stale(self.path)
         self._listener = sockfile.bind(self.path, group_id)
         self._inode = sockfile.inode(self.path)
+        if self._listener.fileno() >= self._usable_descriptors() - 1:
+            self.close()
+            raise StartError(f"socket {self.path}: the limit on open files leaves none for writers:"
+                             f" expected well above {descriptors.RESERVE}: raise it (LimitNOFILE, ulimit -n)")
         log.info("%s: listening on %s", self.name, self.path)
 
     def run(self) -> None:
         """Accept writers until told to stop; then take what has been written already, and return."""
+        self.supervisor.spawn(self._watch_file, name=f"{self.name}: file", owner=self)
         while (connection := self._accept()) is not None:
-            self._begin(connection)
+            if not self._is_one_too_many(connection):
+                self._begin(connection)
         self._wait_for_connections()
 
     def stop_service(self) -> None:
@@ -97,6 +117,7 @@ class SocketListener(Handler):
         if self._stopping or self._listener is None:
             return
         self._stopping = True
+        self._over.set()
         # A listening socket that is shut down refuses new writers and still gives out those in its backlog. From then
         # on it counts as readable, so accept() must not wait for that: it would spin.
         self._listener.shutdown(gsocket.SHUT_RDWR)
@@ -113,16 +134,55 @@ class SocketListener(Handler):
         self._inode = None
 
     def stats(self) -> dict[str, float]:
-        """`received` are lines that the sink has taken; `synced` and `failed` are answers. Gauge: `connections`."""
+        """`received` are lines that the sink has taken; `synced` and `failed` are answers, `refused` writers.
+        Gauge: `connections`."""
         return {
             "received": self.received,
             "malformed": self.malformed,
             "too_long": self.too_long,
             "connections": len(self._connections),
             "connections_total": self.connections_total,
+            "refused": self.refused,
             "synced": self.synced,
             "failed": self.failed,
         }
+
+    def problems(self) -> list[Problem]:
+        found = []
+        if self._file_trouble:
+            found.append(Problem("socket-file", Level.CRITICAL, self._file_trouble))
+        if self._refused_at_s is not None and time.monotonic() - self._refused_at_s < _REFUSAL_SHOWN_S:
+            text = f"{self.path}: writers are refused, the limit on open files allows {len(self._connections)}"
+            found.append(Problem("writers-refused", Level.CRITICAL, text))
+        return found
+
+    def _watch_file(self) -> None:
+        while not self._over.wait(_FILE_CHECK_S):
+            self.check_file()
+
+    def check_file(self) -> None:
+        """Notice when the socket's file is not ours any more, and say so."""
+        trouble = sockfile.trouble(self.path, self._inode)
+        if trouble and trouble != self._file_trouble:
+            log.critical("%s", trouble)
+        self._file_trouble = trouble
+
+    def _is_one_too_many(self, sock: gsocket.socket) -> bool:
+        """Refuse a writer that has one of the last descriptors. The kernel gives the lowest number that is free, so its
+        own tells how many are in use."""
+        usable = self._usable_descriptors()
+        if sock.fileno() < usable:
+            return False
+        sock.close()
+        self.refused += 1
+        self._refused_at_s = time.monotonic()
+        self._refused_log("%s: writer refused, of %d open files %d are kept for others: raise the limit",
+                          self.path, usable + descriptors.RESERVE, descriptors.RESERVE)
+        return True
+
+    def _usable_descriptors(self) -> int:
+        limit = self._max_descriptors if self._max_descriptors is not None else descriptors.limit()
+        return limit - descriptors.RESERVE
 
     def _accept(self) -> gsocket.socket | None:
         """Return the next writer's connection, None once the listening socket was shut down."""

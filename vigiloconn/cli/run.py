@@ -15,6 +15,7 @@ import gevent
 from vigiloconn import __version__
 from vigiloconn.cli.usage import UsageError, parse, parse_instance
 from vigiloconn.errors import SettingsError, StartError
+from vigiloconn.kit import descriptors
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail, say
 from vigiloconn.options import Settings, load_settings
 from vigiloconn.settings import logsetup
@@ -95,6 +96,7 @@ def _run(settings: Settings, supervisor: Supervisor) -> int:
     log.info("%s %s starts with %s", settings.service_name, __version__, settings.path or "default settings")
     for warning in settings.warnings:
         log.warning("%s", warning)
+    descriptors.raise_limit()
     try:
         status = supervisor.run()
     except StartError as exc:

@@ -94,3 +94,16 @@ def inode(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def trouble(path: str, ours: tuple[int, int] | None) -> str:
+    """Return what is wrong with the file of our socket, whose (device, inode) is `ours`; "" where nothing is.
+
+    While the socket is open no other file can have its inode.
+    """
+    found = inode(path)
+    if found == ours:
+        return ""
+    if found is None:
+        return f"socket {path} was removed: no new writer reaches this process: start it again"
+    return f"socket {path} is another file now: new writers do not reach this process: start it again"
