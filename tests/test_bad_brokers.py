@@ -5,7 +5,9 @@ In this process, on scripted brokers; each case takes milliseconds.
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 from struct import pack
 from typing import Any
@@ -343,6 +345,30 @@ def test_flood_lets_others_have_their_turn_every_few_milliseconds() -> None:
         assert endless.reads == 101
         assert max(waited) <= 4
         assert len(endless.turns) > 20
+
+
+def test_consumer_of_a_lost_connection_leaves_nothing_to_the_garbage_collector() -> None:
+    def script(session: Session) -> None:
+        session.shake_hands()
+        channel = session.serve(until=spec.Basic.Consume)
+        session.send(delivery(channel, 1, b"x" * 100))
+        session.serve()
+
+    gc.collect()
+    gc.disable()
+    try:
+        with FakeBroker(script) as broker:
+            talk = Talk(broker).connect().use()
+            until(lambda: talk.taken, "the message")
+            talk.connection.abort("a test")
+            talk.end()
+            assert talk.consumer is not None
+            talk.consumer.close()
+            gone = weakref.ref(talk.consumer)
+            talk.consumer = None
+            assert gone() is None
+    finally:
+        gc.enable()
 
 
 # -- text ------------------------------------------------------------------------------------------------------------

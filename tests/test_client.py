@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gevent
 import pytest
+from amqp import spec
 
-from tests.support.fakebroker import FakeBroker, Session, black_hole, until
+from tests.support.fakebroker import FakeBroker, Session, black_hole, method, until
 from vigiloconn.client import VigiloClient
 from vigiloconn.errors import LeaveBroker
 from vigiloconn.options import parse_settings
@@ -173,6 +176,57 @@ def test_broker_that_owes_answers_has_proved_nothing_however_long_it_lives(broke
         assert not proved
         rig.handler.owed = 0
         until(lambda: proved, "some time without")
+
+
+def _hung_up(rig: Rig, session: Session) -> None:
+    session.sock.close()
+
+
+def _aborted(rig: Rig, session: Session) -> None:
+    assert rig.client.connection is not None
+    rig.client.connection.abort("a test")
+
+
+def _no_amqp(rig: Rig, session: Session) -> None:
+    session.send(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+def _forced(rig: Rig, session: Session) -> None:
+    session.send(method(0, spec.Connection.Close, "BsBB", (320, "going down", 0, 0)))
+
+
+def _refused(rig: Rig, session: Session) -> None:
+    session.send(method(0, spec.Connection.Close, "BsBB", (501, "frame error", 0, 0)))
+
+
+def _channel_closed(rig: Rig, session: Session) -> None:
+    session.send(method(1, spec.Channel.Close, "BsBB", (404, "no such exchange", 60, 40)))
+    result = rig.client.send("gone", "q", b"two")
+    until(result.ready, "the answer")
+    _hung_up(rig, session)
+
+
+@pytest.mark.parametrize("lose", [_hung_up, _aborted, _no_amqp, _forced, _refused, _channel_closed])
+def test_lost_connection_leaves_nothing_to_the_garbage_collector(
+    lose: Callable[[Rig, Session], None], broker: FakeBroker
+) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with running(Rig(broker.address, max_reconnect_delay=1)) as rig:
+            lost = []
+            for count in (1, 2, 3):
+                until(lambda count=count: rig.client.connections == count and rig.connected_to, "the connection")
+                rig.client.send("", "q", b"one").get(timeout=10)
+                connection = rig.client.connection
+                assert connection is not None
+                lost += [weakref.ref(connection), weakref.ref(connection._library)]
+                del connection
+                lose(rig, broker.sessions.pop())
+            until(lambda: rig.client.connections == 4, "the last connection")
+            until(lambda: not any(ref() for ref in lost), "the end of all that is lost")
+    finally:
+        gc.enable()
 
 
 def test_state_names_why_the_bus_is_away(broker: FakeBroker) -> None:

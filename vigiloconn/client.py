@@ -19,6 +19,7 @@ from vigiloconn.bus.rotation import Rotation
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker
 from vigiloconn.interfaces import Level, Problem
 from vigiloconn.ipv6 import Endpoint
+from vigiloconn.kit.traces import without_traces
 from vigiloconn.options import BusSettings, Settings
 from vigiloconn.publishing.direct import DirectSender
 from vigiloconn.serialize import encode
@@ -137,7 +138,7 @@ class VigiloClient(Handler):
         try:
             connection.read()
         except (BusDown, BusRefused) as exc:
-            self.last_error = exc
+            self.last_error = without_traces(exc)
         finally:
             gevent.killall(watchers, block=False)
             self._lost()
@@ -158,7 +159,7 @@ class VigiloClient(Handler):
 
     def _failed(self, error: BusDown | BusRefused) -> float:
         log.warning("bus lost: %s", error)
-        self.last_error = error
+        self.last_error = without_traces(error)
         was_blocked, self._blocked_at = self._blocked_at is not None, None
         leave = was_blocked or isinstance(error, LeaveBroker)
         return self._rotation.failed(leave=leave, slow=isinstance(error, BusRefused) and error.code in (0, 403, 530))

@@ -18,6 +18,7 @@ from gevent.event import Event
 from vigiloconn.interfaces import Client, Problem
 from vigiloconn.kit.backoff import backoff_delays
 from vigiloconn.kit.greenlets import Ended, Job, failure_of
+from vigiloconn.kit.traces import without_traces
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +235,9 @@ class Supervisor:
 
     def _helper_ended(self, greenlet: Greenlet[..., Any]) -> None:
         owner = self._helpers.pop(greenlet, None)
-        if greenlet.exception is None or isinstance(greenlet.value, gevent.GreenletExit):
+        if isinstance(greenlet.value, gevent.GreenletExit):
+            without_traces(greenlet.value)
+        if greenlet.exception is None:
             return
         life = self._lives.get(owner) if owner is not None else None
         if life is None:

@@ -27,6 +27,7 @@ from vigiloconn.bus.inbound import HEARTBEAT, METHOD, FrameSplitter, Malformed
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel, SettingsError
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.kit.escape import printable
+from vigiloconn.kit.traces import again
 from vigiloconn.options import BusSettings
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class BusConnection:
             self.leave(str(exc))
             raise self._gone() from exc
         except BusDown as exc:
-            self._end(exc)
+            self._end(again(exc))
             raise
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as exc:
             self.abort(f"TLS: {exc}")
@@ -174,6 +175,8 @@ class BusConnection:
             raise BusDown(f"{self.endpoint}: can't connect: {exc}") from exc
         finally:
             self._connecting = None
+            if self._lost is not None:
+                self._release()
         self._library.client_properties.get("capabilities", {})["connection.blocked"] = False
         self._heard_at = self._wrote_at = self._clock()
 
@@ -190,6 +193,8 @@ class BusConnection:
             except (OSError, AMQPError, BusDown, BusRefused) as exc:
                 log.debug("%s: closed without a goodbye: %s", self.endpoint, exc)
         self.abort("closed by us")
+        if self._reader is None:
+            self._release()
 
     def abort(self, reason: str) -> None:
         """Throw the connection away: the reader and every waiting call end with `BusDown(reason)`.
@@ -210,19 +215,32 @@ class BusConnection:
         self.fail_answers(None, self._lost)
         self._library.collect()
 
+    def _release(self) -> None:
+        """Cut the circles that the parts of a connection make: they hold some 150 KB, and the collector, which counts
+        objects and not bytes, comes for them late."""
+        self._library.release()
+        self._frames.release()
+        self.confirms.clear()
+        self.deliveries.clear()
+        self.on_blocked = lambda blocked: None
+
     def _interrupt_connect(self) -> None:
         # It waits for a socket, or for the name of a host; looked at again, since it may be over meanwhile.
         if self._connecting is not None:
-            self._connecting.throw(self._lost)
+            self._connecting.throw(self._gone())
 
     @property
     def lost(self) -> BusDown | None:
         """Why the connection is gone; None while it is there."""
-        return self._lost
+        return None if self._lost is None else again(self._lost)
+
+    def _raise_if_lost(self) -> None:
+        if self._lost is not None:
+            raise again(self._lost)
 
     def _gone(self) -> BusDown:
         assert self._lost is not None
-        return self._lost
+        return again(self._lost)
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -245,7 +263,7 @@ class BusConnection:
             said = printable(exc.reply_text or exc)
             self.refusal = BusRefused(f"{self.endpoint}: {said}", exc.reply_code or 0)
             self.abort(said)
-            raise self.refusal from exc
+            raise again(self.refusal) from exc
         except OSError as exc:
             self.abort("closed by us" if self._closing else f"connection lost: {exc}")
             raise self._gone() from exc
@@ -253,10 +271,11 @@ class BusConnection:
             # `collect()` takes the library's parts away under a reader that is in the middle of a frame.
             if self._lost is None:
                 raise
-            raise self._lost from None
+            raise self._gone() from None
         finally:
             self.abort("the reader ended")
             self._reader = None
+            self._release()
 
     def _read_until_lost(self) -> None:
         while True:
@@ -267,8 +286,7 @@ class BusConnection:
 
         On the reader's greenlet, or on the one that is in `connect()`.
         """
-        if self._lost is not None:
-            raise self._lost
+        self._raise_if_lost()
         asked_s = self._clock()
         # Without a timeout, which the socket would apply to writes as well: `tick` watches the silence.
         data = self._library.transport.sock.recv(_READ_BYTES)
@@ -292,8 +310,7 @@ class BusConnection:
             self.deliveries[channel_id](kind, buffer[start:stop])
         elif kind != HEARTBEAT:
             self._library.on_inbound_frame((kind, channel_id, buffer[start:stop]))
-        if self._lost is not None:
-            raise self._lost
+        self._raise_if_lost()
 
     def agree_frame_max(self, frame_max: int) -> None:
         """Refuse larger frames from now on."""
@@ -309,7 +326,7 @@ class BusConnection:
         self.forbid_on_reader()
         closed_by: BusRefused | None = getattr(asker, "closed_by", None)
         if closed_by is not None:
-            raise closed_by
+            raise again(closed_by)
         self._answers[answer] = asker
         try:
             self.tell(send)
@@ -323,12 +340,11 @@ class BusConnection:
 
     def tell(self, send: Callable[[], Any]) -> Any:
         """Send and translate what goes wrong. Raises `BusDown`, or `BusRefused` where it can't even be encoded."""
-        if self._lost is not None:
-            raise self._lost
+        self._raise_if_lost()
         try:
             return send()
         except (OSError, RecoverableConnectionError) as exc:
-            raise self._lost or BusDown(f"{self.endpoint}: {exc}") from exc
+            raise self.lost or BusDown(f"{self.endpoint}: {exc}") from exc
         except (AMQPError, UnicodeEncodeError, StructError, OverflowError) as exc:
             raise BusRefused(f"can't be encoded: {exc}") from exc
 
@@ -336,7 +352,7 @@ class BusConnection:
         """End the waiting calls of one channel, or (None) of all, with `error`."""
         for answer, owner in list(self._answers.items()):
             if (asker is None or owner is asker) and not answer.ready():
-                answer.set_exception(error)
+                answer.set_exception(again(error))
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -366,8 +382,7 @@ class BusConnection:
         """
         try:
             with self._lock:
-                if self._lost is not None:
-                    raise self._lost
+                self._raise_if_lost()
                 if not channel.is_open:
                     return False
                 self._library.transport.write(buffer)
@@ -412,8 +427,7 @@ class BusConnection:
 
     def open_channel(self) -> Any:
         """Open a channel (py-amqp's `Channel`) and return it. Raises `BusDown`, `BusRefused`."""
-        if self._lost is not None:
-            raise self._lost
+        self._raise_if_lost()
         try:
             channel = pyamqp.Channel(self._library)
         except ResourceError as exc:
@@ -421,7 +435,7 @@ class BusConnection:
             raise NoChannel(f"{self.endpoint}: {text}") from exc
         except (AMQPError, TypeError) as exc:
             # The library has just closed itself.
-            raise self._lost or BusDown(f"{self.endpoint}: no channel: {exc}") from exc
+            raise self.lost or BusDown(f"{self.endpoint}: no channel: {exc}") from exc
         channel.open()
         return channel
 

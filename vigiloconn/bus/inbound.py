@@ -55,6 +55,11 @@ class FrameSplitter:
         self._pieces = [data[rest:]] if rest < len(data) else []
         self._kept = len(data) - rest
 
+    def release(self) -> None:
+        """Take no more, and hold on to nobody."""
+        self._pieces = []
+        self._on_frame = _ignore
+
     def _split(self, buffer: bytes) -> tuple[int, int]:
         """Return where the unfinished frame begins, and how many bytes it needs before it is worth a look."""
         position, end = 0, len(buffer)
@@ -74,3 +79,7 @@ class FrameSplitter:
             self._on_frame(kind, channel, buffer, start, stop)
             position = stop + 1
         return position, _HEAD
+
+
+def _ignore(kind: int, channel: int, buffer: bytes, start: int, stop: int) -> None:
+    """Nobody listens any more."""

@@ -112,6 +112,12 @@ class _Replies:
         if one_shot is not None:
             one_shot(method_sig, *values)
 
+    def release(self) -> None:
+        """Let go of what makes a circle with this: its own methods, among them."""
+        self._callbacks.clear()
+        self._pending.clear()
+        self.on_open = None
+
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("nothing but the reader may wait for frames")
 
@@ -232,10 +238,19 @@ class Channel(_Replies, amqp.Channel):  # type: ignore[misc]
             # would close the next channel that has it.
             return
         self.bus.fail_answers(self, self.closed_by)
+        on_closed = self.on_closed
         self.collect()
-        if self.on_closed is not None:
-            self.on_closed(self.closed_by)
+        if on_closed is not None:
+            on_closed(self.closed_by)
 
+
+    def collect(self) -> None:
+        super().collect()
+        self.release()
+
+    def release(self) -> None:
+        super().release()
+        self.on_closed = None
 
     def _on_close_ok(self) -> None:
         if not self.is_closing:
@@ -315,6 +330,13 @@ class Connection(_Replies, amqp.Connection):  # type: ignore[misc]
         if not self.is_closing:
             raise Malformed("the connection closed without being asked to")
         super()._on_close_ok()
+
+    def release(self) -> None:
+        super().release()
+        # Nothing that needs its owner comes after this.
+        self.__dict__.pop("bus", None)
+        self.frame_writer_cls = self.frame_handler_cls = None
+        self._frame_writer = self._on_inbound_frame = self.on_tune_ok = self.on_blocked = self.on_unblocked = None
 
     def say_close(self) -> None:
         """Send the close and do not wait for its answer."""

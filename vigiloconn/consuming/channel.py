@@ -62,7 +62,8 @@ class Consumer:
         self._lock = Semaphore(1)
         self._channel = connection.open_channel()
         self._id: int = self._channel.channel_id
-        self._hook = ContentReader(self._delivered, connection.max_message_bytes, self._too_large).frame
+        reader = ContentReader(self._delivered, connection.max_message_bytes, self._too_large)
+        self._hook: Callable[[int, bytes], None] = reader.frame
         connection.deliveries[self._id] = self._hook
         self._channel.on_closed = self._closed
 
@@ -182,3 +183,9 @@ class Consumer:
         # A closed channel's number may be another's already.
         if self.connection.deliveries.get(self._id) is self._hook:
             del self.connection.deliveries[self._id]
+        # It holds this one, which would hold it and all that came with it until a collection.
+        self._hook = _ignore
+
+
+def _ignore(kind: int, payload: bytes) -> None:
+    """Nobody consumes any more."""
