@@ -21,6 +21,7 @@ from vigiloconn.consuming.unpack import unpack
 from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, Work
 from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
 from vigiloconn.interfaces import Answer, Client, Level, Problem
+from vigiloconn.kit.escape import printable
 from vigiloconn.kit.limits import MAX_NAME_BYTES
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
@@ -293,7 +294,7 @@ class MessageHandler(Handler):
         # Only now: a person who reads the line may look for the letter, or stop the connector.
         self._log_dead(
             "queue %r: a message can't be handled, its end is %s: %s",
-            self._source.queue, letters.queue if letters else "a rejection", reason[:500],
+            self._source.queue, letters.queue if letters else "a rejection", printable(reason, 500),
         )  # fmt: skip
         self.dead_lettered += 1
         hand.drop_head()

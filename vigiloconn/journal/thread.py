@@ -14,6 +14,7 @@ from vigiloconn.errors import BadMessage, JournalBusy, JournalFull, VigiloError
 from vigiloconn.interfaces import UNREADABLE, Answer, Record
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
+from vigiloconn.kit.escape import printable
 from vigiloconn.serialize import stored_route_key
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def readable(stored: Sequence[StoredRecord]) -> list[Record]:
         try:
             key = stored_route_key(row.body)
         except BadMessage as exc:
-            log.error("journal: row %d is no message: %s", row.id, exc)
+            log.error("journal: row %d is no message: %s", row.id, printable(exc))
             key = UNREADABLE
         records.append(Record(row.id, key, row.body, row.accepted_at))
     return records
