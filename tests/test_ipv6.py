@@ -82,7 +82,7 @@ def test_families_take_turns_beginning_with_the_first_one() -> None:
 
 
 def test_reading_settings_with_endpoints_needs_no_gevent() -> None:
-    program = "import sys, vigiloconn.ipv6; sys.exit('gevent' in sys.modules)"
+    program = "import sys, vigiloconn.kit.endpoint; sys.exit('gevent' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=20).returncode == 0
 
 

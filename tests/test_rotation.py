@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vigiloconn.bus.rotation import FAILURES_BEFORE_NEXT, Rotation
-from vigiloconn.ipv6 import Endpoint
+from vigiloconn.kit.endpoint import Endpoint
 
 A, B, C = Endpoint("a", 1), Endpoint("b", 2), Endpoint("c", 3)
 

@@ -1,70 +1,27 @@
-"""Endpoints of TCP services, and connecting to them over IPv6 and IPv4 alike (RFC 8305, "Happy Eyeballs")."""
+"""Connecting to a TCP service over IPv6 and IPv4 alike (RFC 8305, "Happy Eyeballs"). Knows addresses, not protocols."""
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
+
+import gevent
+
+# gevent's socket by name: it cooperates whether or not the stdlib's is patched.
+from gevent import Greenlet, socket
+from gevent.queue import Empty, SimpleQueue
 
 from vigiloconn.errors import BusDown
+from vigiloconn.kit.endpoint import Endpoint, parse_endpoint
 
-if TYPE_CHECKING:
-    import socket
-
-    from gevent import Greenlet
-    from gevent.queue import SimpleQueue
+__all__ = ["Endpoint", "connect", "interleave", "parse_endpoint"]
 
 #: RFC 8305, section 5: how long an attempt runs alone before the next address is tried beside it.
 ATTEMPT_DELAY_S = 0.25
 
 #: What `getaddrinfo` gives: family, kind, protocol, canonical name, address.
 _AddressInfo = tuple[Any, Any, int, str, Any]
-
-
-class Endpoint(NamedTuple):
-    """A host, by name or address, and its port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_endpoint(text: str, default_port: int) -> Endpoint:
-    """Return the endpoint that `host`, `host:port`, `[v6]` or `[v6]:port` names.
-
-    Raises `ValueError` with a reason for the one who wrote it.
-    """
-    text = text.strip()
-    if "://" in text:
-        raise ValueError(f"expected host or host:port, got the URL {text!r}")
-    if text.startswith("["):
-        host, closing, rest = text[1:].partition("]")
-        if not closing:
-            raise ValueError(f"the bracket in {text!r} is not closed: expected [address] or [address]:port")
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError as exc:
-            raise ValueError(f"expected an IPv6 address in brackets, got {text!r}: {exc}") from exc
-        if rest and not rest.startswith(":"):
-            raise ValueError(f"expected nothing or :port after the bracket, got {text!r}")
-        return Endpoint(host, _parse_port(rest[1:], text) if rest else default_port)
-    if text.count(":") > 1:
-        raise ValueError(f"{text!r} does not tell address from port: put an IPv6 address in brackets, [address]:port")
-    host, colon, port = text.partition(":")
-    if not host:
-        raise ValueError(f"expected a host, got {text!r}")
-    if any(character.isspace() or character in "/@[]," for character in host):
-        raise ValueError(f"expected a host name or an address, got {host!r}")
-    return Endpoint(host, _parse_port(port, text) if colon else default_port)
-
-
-def _parse_port(port: str, text: str) -> int:
-    if not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
-        raise ValueError(f"expected a port from 1 to 65535, got {port!r} in {text!r}")
-    return int(port)
 
 
 def connect(
@@ -99,9 +56,6 @@ def interleave(addresses: list[_AddressInfo]) -> list[_AddressInfo]:
 
 
 def _resolve(endpoint: Endpoint, timeout_s: float) -> list[_AddressInfo]:
-    import gevent
-    from gevent import socket
-
     try:
         with gevent.Timeout(timeout_s, TimeoutError(f"no answer within {timeout_s:g} s")):
             addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
@@ -115,9 +69,6 @@ class _Race:
     """Attempts to connect that run side by side until one has won. Leaves neither greenlets nor sockets behind."""
 
     def __init__(self, spawn: Callable[..., Greenlet[..., Any]]) -> None:
-        # Here and not above: the settings' parser uses this module, and `send` must start without gevent.
-        from gevent.queue import SimpleQueue
-
         self._spawn = spawn
         self._results: SimpleQueue[tuple[str, socket.socket | OSError]] = SimpleQueue()
         self._attempts: list[Greenlet[..., Any]] = []
@@ -126,8 +77,6 @@ class _Race:
     def run(
         self, addresses: list[_AddressInfo], endpoint: Endpoint, deadline_s: float, attempt_delay_s: float
     ) -> socket.socket:
-        from gevent.queue import Empty
-
         failures: dict[str, str] = {}
         waiting = list(reversed(addresses))
         failed = 0
@@ -165,9 +114,6 @@ class _Race:
                 outcome.close()
 
     def _attempt(self, info: _AddressInfo, deadline_s: float) -> None:
-        # gevent's socket by name: it cooperates whether or not the stdlib's is patched.
-        from gevent import socket
-
         family, kind, protocol, _, address = info
         connection = None
         handed_over = False

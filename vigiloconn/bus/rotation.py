@@ -6,8 +6,8 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
-from vigiloconn.ipv6 import Endpoint
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.endpoint import Endpoint
 
 #: Failures in a row after which the next broker is tried.
 FAILURES_BEFORE_NEXT = 3

@@ -234,7 +234,7 @@ def parse_hosts(text: str) -> tuple[str, ...]:
 
 def parse_host(text: str) -> str:
     """Return a broker as it is written, once it is checked. Raises `ValueError`."""
-    from vigiloconn.ipv6 import parse_endpoint  # not needed by those who only name a Secret
+    from vigiloconn.kit.endpoint import parse_endpoint  # not needed by those who only name a Secret
 
     # `user:password@host`, out of habit: not quoted.
     if "@" in text:
