@@ -205,8 +205,8 @@ class MessageHandler(Handler):
                 # Not 0: that would let other greenlets run, and no timer.
                 gevent.sleep(0.0001)
                 self._turn_ends_s = time.monotonic() + _TURN_S
-        if head is not None:
-            self._interrupted.remember(head)
+        if (left := hand.head) is not None:
+            self._interrupted.remember(left)
 
     def _open(self, delivery: Delivery) -> Work:
         progress = self._interrupted.recall(delivery)

@@ -1,0 +1,289 @@
+"""One consuming channel on a scripted bus: what it hands out, and what it settles, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import pack
+from typing import Any
+
+import pytest
+from amqp import spec
+from amqp.serialization import dumps
+
+from tests.support.scripted import ScriptedChannel, ScriptedConnection, Settlement
+from vigiloconn.bus.contents import Delivery
+from vigiloconn.consuming.channel import Consumer, settle_frame
+from vigiloconn.errors import BusDown, BusRefused
+
+
+class Consuming:
+    """A consumer that has begun, with what it reports."""
+
+    def __init__(self, connection: ScriptedConnection | None = None) -> None:
+        self.connection = connection or ScriptedConnection()
+        self.arrivals = 0
+        self.ends: list[str] = []
+        self.consumer = Consumer(self.connection, on_arrival=self._arrived, on_ended=self._ended)
+        self.channel: ScriptedChannel = self.connection.opened[-1]
+        self.consumer.start("q", 7)
+
+    def _arrived(self) -> None:
+        self.arrivals += 1
+
+    def _ended(self, consumer: Consumer, reason: str) -> None:
+        assert consumer is self.consumer
+        self.ends.append(reason)
+
+    def deliver(self, count: int, **options: Any) -> list[Delivery]:
+        """Deliver so many messages; return what the consumer made of them."""
+        for _ in range(count):
+            self.channel.deliver(b"{}", **options)
+        return list(self.consumer.ready)[-count:]
+
+    def finish(self, deliveries: Iterable[Delivery], accepted: bool = True) -> None:
+        self.consumer.finish(deliveries, accepted=accepted)
+
+    @property
+    def settled(self) -> list[tuple[str, int, bool]]:
+        assert not any(each.requeue for each in self.channel.settlements)
+        return [each[:3] for each in self.channel.settlements]
+
+
+@pytest.fixture
+def consuming() -> Consuming:
+    return Consuming()
+
+
+# --- deliveries ---------------------------------------------------------------------------------------------------
+
+
+def test_it_consumes_one_queue_with_its_prefetch_for_this_consumer(consuming: Consuming) -> None:
+    names = [name for name, _, _ in consuming.channel.asked]
+    assert names == ["basic_qos", "basic_consume"]
+    assert consuming.channel.asked[0][1] == (0, 7, False)
+    assert list(consuming.channel.consumers.values()) == ["q"]
+
+
+def test_deliveries_are_ready_in_order_and_each_is_told(consuming: Consuming) -> None:
+    consuming.channel.deliver(b"a", exchange="e", routing_key="k")
+    consuming.channel.deliver(b"b" * 300_000, redelivered=True)
+    first, second = consuming.consumer.ready
+    assert (first.body, first.exchange, first.routing_key, first.tag) == (b"a", "e", "k", 1)
+    assert (second.body, second.redelivered, second.tag) == (b"b" * 300_000, True, 2)
+    assert first.source is second.source is consuming.consumer
+    assert (consuming.arrivals, consuming.consumer.received, consuming.consumer.redelivered) == (2, 2, 1)
+
+
+def test_what_is_handed_out_is_outstanding_until_it_is_finished(consuming: Consuming) -> None:
+    one, two, three, _ = consuming.deliver(4)
+    assert consuming.consumer.outstanding == 0
+    for _ in range(3):
+        consuming.consumer.ready.popleft()
+    assert consuming.consumer.outstanding == 3
+    consuming.finish([three])
+    assert consuming.consumer.outstanding == 2
+    consuming.finish([one, two])
+    assert consuming.consumer.outstanding == 0
+
+
+def test_after_a_discard_nothing_is_handed_out_and_what_was_handed_out_may_end(consuming: Consuming) -> None:
+    one, _two = consuming.deliver(2)
+    consuming.consumer.ready.popleft()
+    consuming.consumer.discard()
+    assert not consuming.consumer.ready
+    consuming.channel.deliver(b"late")
+    assert not consuming.consumer.ready
+    assert consuming.arrivals == 2
+    assert consuming.consumer.outstanding == 1
+    consuming.finish([one])
+    assert consuming.consumer.outstanding == 0
+    assert consuming.consumer.received == 3
+
+
+# --- settling ------------------------------------------------------------------------------------------------------
+
+
+def test_many_are_acknowledged_by_one_frame_and_once(consuming: Consuming) -> None:
+    consuming.finish(consuming.deliver(5))
+    assert consuming.consumer.unacknowledged == 5
+    consuming.consumer.flush_acks()
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("ack", 5, True)]
+    assert consuming.consumer.unacknowledged == 0
+
+
+def test_what_is_finished_early_waits_for_those_before_it(consuming: Consuming) -> None:
+    one, two, three, four = consuming.deliver(4)
+    consuming.finish([two])
+    consuming.finish([four, three])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == []
+    assert consuming.consumer.unacknowledged == 0
+    consuming.finish([one])
+    assert consuming.consumer.unacknowledged == 4
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("ack", 4, True)]
+
+
+def test_a_gap_ends_the_acknowledgement_before_it(consuming: Consuming) -> None:
+    one, two, three, four = consuming.deliver(4)
+    consuming.finish([one, two, four])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("ack", 2, True)]
+    consuming.finish([three])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("ack", 2, True), ("ack", 4, True)]
+
+
+@pytest.mark.parametrize(("rejected", "frames"), [
+    ([1], [("reject", 1, False), ("ack", 5, True)]),
+    ([5], [("ack", 4, True), ("reject", 5, False)]),
+    ([3], [("ack", 2, True), ("reject", 3, False), ("ack", 5, True)]),
+    ([2, 3], [("ack", 1, True), ("reject", 2, False), ("reject", 3, False), ("ack", 5, True)]),
+    ([2, 4], [("ack", 1, True), ("reject", 2, False), ("ack", 3, True), ("reject", 4, False), ("ack", 5, True)]),
+    ([1, 2, 3, 4, 5], [("reject", tag, False) for tag in range(1, 6)]),
+])
+def test_a_rejection_stands_between_the_acknowledgements_of_its_neighbours(
+    consuming: Consuming, rejected: list[int], frames: list[Any]
+) -> None:
+    for each in consuming.deliver(5):
+        consuming.finish([each], accepted=each.tag not in rejected)
+    consuming.consumer.flush_acks()
+    assert consuming.settled == frames
+    assert consuming.channel.unsettled == []
+
+
+def test_a_rejection_behind_a_gap_waits_too(consuming: Consuming) -> None:
+    one, two, three = consuming.deliver(3)
+    consuming.finish([two], accepted=False)
+    consuming.finish([three])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == []
+    consuming.finish([one])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("ack", 1, True), ("reject", 2, False), ("ack", 3, True)]
+
+
+def test_a_rejection_right_behind_what_was_acknowledged_acknowledges_nothing_again(consuming: Consuming) -> None:
+    one, two = consuming.deliver(2)
+    consuming.finish([one])
+    consuming.consumer.flush_acks()
+    consuming.finish([two], accepted=False)
+    consuming.consumer.flush_acks()
+    assert consuming.channel.settlements == [Settlement("ack", 1, True, False), Settlement("reject", 2, False, False)]
+
+
+def test_a_rejection_is_told_once(consuming: Consuming) -> None:
+    one, two = consuming.deliver(2)
+    consuming.finish([one], accepted=False)
+    consuming.consumer.flush_acks()
+    consuming.finish([two])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("reject", 1, False), ("ack", 2, True)]
+
+
+def test_rejections_go_in_the_order_of_their_tags(consuming: Consuming) -> None:
+    # A set would give 8 before 1.
+    for each in consuming.deliver(8):
+        consuming.finish([each], accepted=each.tag not in (1, 8))
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("reject", 1, False), ("ack", 7, True), ("reject", 8, False)]
+
+
+def test_settling_on_a_lost_connection_says_so(consuming: Consuming) -> None:
+    consuming.finish(consuming.deliver(1))
+    consuming.connection.abort("gone")
+    with pytest.raises(BusDown):
+        consuming.consumer.flush_acks()
+
+
+def test_the_frames_are_the_librarys_own_bytes() -> None:
+    for method, bit in ((spec.Basic.Ack, True), (spec.Basic.Reject, False)):
+        payload = pack(">HH", *method) + dumps("Lb", (2**40, bit))
+        assert settle_frame(3, method[1], 2**40, bit) == pack(">BHI", 1, 3, len(payload)) + payload + b"\xce"
+
+
+# --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_closing_settles_what_is_finished_and_gives_the_rest_back_with_the_channel(consuming: Consuming) -> None:
+    one, two, _three = consuming.deliver(3)
+    consuming.finish([one])
+    consuming.finish([two], accepted=False)
+    consuming.consumer.close()
+    assert consuming.settled == [("ack", 1, True), ("reject", 2, False)]
+    assert consuming.channel.unsettled == [3]
+    assert not consuming.channel.is_open
+    assert not consuming.consumer.ready
+    assert consuming.connection.deliveries == {}
+    assert consuming.ends == []
+
+
+def test_closing_on_a_lost_connection_leaves_no_hook(consuming: Consuming) -> None:
+    consuming.finish(consuming.deliver(1))
+    consuming.connection.abort("gone")
+    with pytest.raises(BusDown):
+        consuming.consumer.close()
+    assert consuming.connection.deliveries == {}
+
+
+def test_a_cancellation_by_the_broker_ends_it_once_and_nothing_is_settled_after_it(consuming: Consuming) -> None:
+    consuming.finish(consuming.deliver(1))
+    consuming.channel.cancel_by_broker()
+    assert consuming.ends == ["cancelled by the broker: the queue was deleted or moved"]
+    assert consuming.consumer.ended == consuming.ends[0]
+    consuming.consumer.close()
+    assert consuming.settled == []
+    assert not consuming.channel.is_open
+
+
+def test_of_two_ends_by_the_broker_the_first_is_told(consuming: Consuming) -> None:
+    consuming.channel.cancel_by_broker()
+    consuming.channel.close_by_broker(406)
+    assert consuming.ends == ["cancelled by the broker: the queue was deleted or moved"]
+
+
+def test_a_channel_that_the_broker_closes_ends_it_with_the_brokers_words(consuming: Consuming) -> None:
+    consuming.channel.close_by_broker(406, "PRECONDITION_FAILED - timeout")
+    assert consuming.ends == ["(406) PRECONDITION_FAILED - timeout"]
+    assert consuming.connection.deliveries == {}
+
+
+def test_the_end_of_a_channel_takes_no_hook_from_the_next_one_of_its_number(consuming: Consuming) -> None:
+    consuming.channel.close_by_broker(406)
+    successor = Consuming(consuming.connection)
+    assert successor.channel.channel_id == consuming.channel.channel_id
+    consuming.consumer.close()
+    assert len(successor.deliver(1)) == 1
+
+
+def test_a_cancellation_is_heard_from_the_moment_the_broker_may_send_it() -> None:
+    connection = ScriptedConnection()
+    ends: list[str] = []
+    consumer = Consumer(connection, on_arrival=lambda: None, on_ended=lambda _, reason: ends.append(reason))
+    [channel] = connection.opened
+    seen: list[list[str]] = []
+    consume = channel.basic_consume
+
+    def basic_consume(queue: str, consumer_tag: str, **options: Any) -> str:
+        seen.append(list(channel.cancel_callbacks))
+        return consume(queue, consumer_tag, **options)
+
+    channel.basic_consume = basic_consume  # type: ignore[assignment,method-assign]
+    consumer.start("q", 1)
+    assert seen == [list(channel.consumers)]
+
+
+def test_a_refusal_to_consume_is_raised() -> None:
+    connection = ScriptedConnection()
+    consumer = Consumer(connection, on_arrival=lambda: None, on_ended=lambda *_: None)
+    connection.refuse("basic_consume", 403)
+    with pytest.raises(BusRefused):
+        consumer.start("q", 1)
+    assert connection.deliveries == {}
+
+
+def test_two_consumers_have_tags_of_their_own() -> None:
+    connection = ScriptedConnection()
+    tags = [list(Consuming(connection).channel.consumers) for _ in range(2)]
+    assert tags[0] != tags[1]
