@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
+import gevent.event
 import pytest
 
 from tests.support.scripted import ScriptedChannel, ScriptedClient, Sent
@@ -450,3 +451,13 @@ def test_the_message_in_work_at_a_stop_is_done_and_acknowledged_and_the_rest_giv
     wait_for(lambda: not channel.is_open)
     assert made.handler.done == [1]
     assert channel.unsettled == [2]
+
+
+def test_what_was_done_before_a_message_that_takes_long_is_acknowledged_meanwhile(bus: Callable[..., Bus]) -> None:
+    made = bus()
+    gate = gevent.event.Event()
+    made.handler.on_message = lambda message: gate.wait() if message["n"] == 3 else None
+    made.deliver({"n": 1}, {"n": 2}, {"n": 3})
+    wait_for(lambda: made.channel.unsettled == [3])
+    gate.set()
+    made.wait_settled()

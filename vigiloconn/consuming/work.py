@@ -209,7 +209,8 @@ class InHand:
 
     def advance(self, count: int) -> list[Delivery]:
         """Count the next messages as done; returns the deliveries that this has finished."""
-        self._alone = max(0, self._alone - count)
+        if self._alone:
+            self._alone = max(0, self._alone - count)
         finished: list[Delivery] = []
         works = self._works
         while works:

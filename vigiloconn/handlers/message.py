@@ -225,39 +225,49 @@ class MessageHandler(Handler):
         if head.is_over and head.progress.given_up:
             return self._bury(hand, head)
         batch = hand.slice(BATCH_MESSAGES)
-        done, error = 0, None
         try:
-            done = self._process(batch)
+            if not batch:
+                self._note_done(hand, 0)
+            elif self._is_batched:
+                self._process_together(hand, batch)
+            else:
+                self._process_one_by_one(hand, batch)
         except ItemFailed as exc:
-            done, error = max(0, min(exc.done, len(batch) - 1)), exc.cause
-        except _FAILURES as exc:
-            error = exc
-            if len(batch) > 1 and not isinstance(exc, PipeClosed):
-                # Nobody knows which of them it was. None of this counts as a try.
-                self._check_helpers()
-                hand.go_alone(len(batch))
-                return True
-        self.processed += done
-        self._source.finish(hand.advance(done))
-        return error is None or self._after_failure(hand, error)
+            self._note_done(hand, max(0, min(exc.done, len(batch) - 1)))
+            return self._after_failure(hand, exc.cause)
+        return True
 
-    def _process(self, batch: list[dict[str, Any]]) -> int:
-        """Have these messages done, or as many of them as there is time for. Returns how many."""
-        if self._is_batched:
-            if batch:
-                self.process_messages(batch)
-            return len(batch)
-        done, process = 0, self.process_message
+    def _note_done(self, hand: InHand, count: int) -> None:
+        self.processed += count
+        self._source.finish(hand.advance(count))
+
+    def _process_together(self, hand: InHand, batch: list[dict[str, Any]]) -> None:
+        """Have these messages done, all or the first of them. Raises `ItemFailed`."""
+        try:
+            self.process_messages(batch)
+        except ItemFailed:
+            raise
+        except _FAILURES as exc:
+            if len(batch) == 1 or isinstance(exc, PipeClosed):
+                raise ItemFailed(0, exc) from exc
+            # Nobody knows which of them it was. None of this counts as a try.
+            self._check_helpers()
+            hand.go_alone(len(batch))
+        else:
+            self._note_done(hand, len(batch))
+
+    def _process_one_by_one(self, hand: InHand, batch: list[dict[str, Any]]) -> None:
+        """Have these messages done one by one, as many as there is time for. Raises `ItemFailed`."""
+        process = self.process_message
         try:
             for message in batch:
                 process(message)
-                done += 1
-                # What takes long is acknowledged one by one, and what is short all together.
+                # At once: the next one may take an hour.
+                self._note_done(hand, 1)
                 if time.monotonic() > self._turn_ends_s:
-                    break
+                    return
         except _FAILURES as exc:
-            raise ItemFailed(done, exc) from exc
-        return done
+            raise ItemFailed(0, exc) from exc
 
     # -- what failed ---------------------------------------------------------------------------------------------
 
