@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.wait import wait_until
 from vigiloconn.errors import PipeClosed
-from vigiloconn.nagios.pipe import ATOMIC_BYTES, CommandPipe
+from vigiloconn.nagios.pipe import ATOMIC_BYTES, CommandPipe, _next_chunk
 
 LINE = b"[1165939739.0] PROCESS_SERVICE_CHECK_RESULT;host1;Load;0;OK\n"
 
@@ -204,6 +204,149 @@ def test_a_new_fifo_under_the_same_path_is_noticed_though_the_old_one_is_still_r
     assert new.read() == LINE
     assert reader.read() == LINE
     new.close()
+
+
+def replace_while_waiting(fifo: Path, pipe: CommandPipe) -> list[Reader]:
+    """Let another FIFO, with a reader, take the place of this one when the pipe waits for room first."""
+    readers: list[Reader] = []
+
+    def wait(fd: int, timeout_s: float) -> None:
+        if not readers:
+            fifo.unlink()
+            os.mkfifo(fifo)
+            readers.append(Reader(fifo))
+
+    pipe._wait = wait
+    return readers
+
+
+def test_the_rest_of_a_line_is_never_written_into_another_fifo(fifo: Path, pipe: CommandPipe, reader: Reader) -> None:
+    fill(pipe)
+    reader.read(2 * ATOMIC_BYTES)
+    readers = replace_while_waiting(fifo, pipe)
+    long = b"[1.0] A;" + b"y" * 20_000 + b"\n"
+    with pytest.raises(PipeClosed, match="replaced while it was written to"):
+        pipe.write([long])
+    [new] = readers
+    assert new.read() == b""
+    assert pipe.write([long, LINE]) == 2
+    assert new.read() == long + LINE
+    new.close()
+
+
+def test_what_waits_for_room_when_its_fifo_is_replaced_is_said_to_be_not_written(
+    fifo: Path, pipe: CommandPipe, reader: Reader
+) -> None:
+    filled = fill(pipe)
+    readers = replace_while_waiting(fifo, pipe)
+    with pytest.raises(PipeClosed, match="replaced"):
+        pipe.write([LINE, LINE])
+    assert readers[0].read() == b""
+    reader.read()
+    assert len(reader.data) == filled
+    assert pipe.stats()["commands_written"] == filled // ATOMIC_BYTES
+    readers[0].close()
+
+
+def test_a_reader_that_takes_a_little_now_and_then_is_waited_for_anew(fifo: Path, reader: Reader) -> None:
+    now = [0.0]
+    pipe = CommandPipe(fifo, timeout_s=10, clock=lambda: now[0])
+
+    def wait(fd: int, timeout_s: float) -> None:
+        now[0] += 6
+        reader.read(ATOMIC_BYTES)
+
+    pipe._wait = wait
+    assert pipe.write([b"[1.0] A;" + b"y" * 150_000 + b"\n"]) == 1
+    assert now[0] > 20
+    pipe.close()
+
+
+def test_a_reader_that_takes_nothing_is_given_up_at_the_limit_and_not_before(fifo: Path, reader: Reader) -> None:
+    now = [0.0]
+    waits: list[float] = []
+    pipe = CommandPipe(fifo, timeout_s=1, clock=lambda: now[0])
+
+    def wait(fd: int, timeout_s: float) -> None:
+        waits.append(timeout_s)
+        now[0] += timeout_s
+
+    pipe._wait = wait
+    fill(pipe)
+    waits.clear()
+    now[0] = 100.0
+    with pytest.raises(PipeClosed, match="took nothing for 1 s"):
+        pipe.write([LINE])
+    assert now[0] == 101.0
+    assert waits == [0.25] * 4
+    pipe.close()
+
+
+def test_an_interrupted_pipe_still_takes_what_there_is_room_for(fifo: Path, pipe: CommandPipe, reader: Reader) -> None:
+    pipe.interrupt()
+    assert pipe.write([LINE]) == 1
+    assert reader.read() == LINE
+
+
+def test_a_torn_line_is_ended_once(fifo: Path, pipe: CommandPipe, reader: Reader) -> None:
+    fill(pipe)
+    reader.read(2 * ATOMIC_BYTES)
+    with pytest.raises(PipeClosed):
+        pipe.write([b"[1.0] A;" + b"y" * 20_000 + b"\n"])
+    reader.read()
+    assert pipe.write([LINE]) == 1
+    assert pipe.write([LINE]) == 1
+    assert reader.read() == b"\n" + LINE + LINE
+
+
+@pytest.mark.parametrize(("sizes", "chunks"), [
+    ([ATOMIC_BYTES], [(1, ATOMIC_BYTES)]),
+    ([ATOMIC_BYTES + 1, 10], [(1, ATOMIC_BYTES + 1), (1, 10)]),
+    ([ATOMIC_BYTES - 10, 10, 1], [(2, ATOMIC_BYTES), (1, 1)]),
+    ([ATOMIC_BYTES - 10, 11], [(1, ATOMIC_BYTES - 10), (1, 11)]),
+    ([10, ATOMIC_BYTES + 1, 10, 10], [(1, 10), (1, ATOMIC_BYTES + 1), (2, 20)]),
+])
+def test_commands_go_together_as_far_as_one_write_is_whole(sizes: list[int], chunks: list[tuple[int, int]]) -> None:
+    commands = [b"x" * (size - 1) + b"\n" for size in sizes]
+    found: list[tuple[int, int]] = []
+    done = 0
+    while done < len(commands):
+        count, chunk = _next_chunk(commands, done)
+        assert chunk == b"".join(commands[done:done + count])
+        found.append((count, len(chunk)))
+        done += count
+    assert found == chunks
+
+
+def test_a_pipe_knows_its_readers_and_its_group(fifo: Path, pipe: CommandPipe) -> None:
+    assert not pipe.is_open
+    assert not pipe.has_reader
+    assert pipe.unread_bytes() == 0
+    reader = Reader(fifo)
+    pipe.check()
+    assert pipe.is_open
+    assert pipe.has_reader
+    assert pipe.group_id() == fifo.stat().st_gid
+    fill(pipe)
+    assert pipe.has_reader, "a full pipe has one too"
+    reader.close()
+    assert not pipe.has_reader
+    pipe.close()
+    assert not pipe.is_open
+    pipe.close()
+
+
+def test_closing_says_nothing_where_nothing_is_lost(
+    fifo: Path, pipe: CommandPipe, reader: Reader, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "vigiloconn.nagios.pipe"):
+        pipe.write([LINE])
+        pipe.close()
+        pipe.check()
+        reader.read()
+        reader.close()
+        pipe.close()
+    assert caplog.text == ""
 
 
 def test_what_a_killed_reader_left_is_read_by_the_next_one(fifo: Path, pipe: CommandPipe, reader: Reader) -> None:
