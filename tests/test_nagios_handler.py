@@ -18,7 +18,7 @@ from tests.support.wait import wait_until
 from vigiloconn.errors import BadMessage, PipeClosed
 from vigiloconn.handlers.message import ItemFailed
 from vigiloconn.handlers.nagios import NagiosCommandHandler
-from vigiloconn.nagios.commandfiles import KEEP_S, CommandFiles
+from vigiloconn.nagios.commandfiles import CommandFiles
 from vigiloconn.nagios.pipe import CommandPipe
 
 SERVICE = "PROCESS_SERVICE_CHECK_RESULT"
@@ -178,36 +178,6 @@ def test_where_no_file_can_be_written_commands_go_one_by_one_with_a_warning(
     assert reader.lines() == [line(1), line(2)]
     assert any("no file of commands" in text for _, _, text in made.problems())
     made.close()
-
-
-def test_files_are_kept_while_nagios_may_still_read_them_and_then_deleted(tmp_path: Path) -> None:
-    files = CommandFiles(tmp_path / "commands")
-    old = files.write([b"x\n"], os.getegid())
-    other = tmp_path / "commands" / "somebody-elses"
-    other.touch()
-    now = time.time()
-    assert files.sweep(now) == 0
-    assert CommandFiles(tmp_path / "commands").sweep(now + 120) == 1
-    assert old.exists()
-    files.sweep(now + KEEP_S + 60)
-    assert not old.exists()
-    assert other.exists()
-
-
-def test_a_file_has_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
-    files = CommandFiles(tmp_path / "commands")
-    seen: list[list[Path]] = []
-
-    def commands() -> Iterator[bytes]:
-        yield b"x\n"
-        seen.append(files.left())
-
-    path = files.write(commands(), os.getegid())  # type: ignore[arg-type]
-    assert seen == [[]]
-    assert files.left() == [path]
-    (tmp_path / "commands" / "1-1.part").touch()
-    files.sweep(time.time() + KEEP_S + 60)
-    assert list((tmp_path / "commands").iterdir()) == []
 
 
 # -- the connector on the broker -----------------------------------------------------------------------------

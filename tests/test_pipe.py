@@ -161,6 +161,13 @@ def test_a_torn_line_is_finished_before_anything_else(fifo: Path, reader: Reader
     pipe.close()
 
 
+def test_nothing_is_put_behind_a_long_line_that_is_whole(pipe: CommandPipe, reader: Reader) -> None:
+    long = b"[1.0] A;" + b"y" * 20_000 + b"\n"
+    pipe.write([long])
+    pipe.write([LINE])
+    assert reader.read() == long + LINE
+
+
 def test_a_torn_line_that_can_not_be_finished_is_ended_and_the_command_given_again_is_whole(
     pipe: CommandPipe, reader: Reader
 ) -> None:

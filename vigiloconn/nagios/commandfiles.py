@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +18,17 @@ KEEP_S = 3600.0
 _SUFFIX = ".commands"
 #: While it is written: what has the other suffix is whole, whatever became of its writer.
 _PART_SUFFIX = ".part"
+#: Others may write into the directory, and what a name holds goes into a command.
+_OWN_NAME = re.compile(r"[0-9]{1,30}-[0-9]{1,30}\.(?:commands|part)", re.ASCII)
 _DIRECTORY_MODE = 0o2770
 _FILE_MODE = 0o660
 
 
 class CommandFiles:
-    """Keeps files of commands in a directory of its own, for the group of the command pipe to read and delete."""
+    """Keeps files of commands in a directory of its own, for the group of the command pipe to read and delete.
+
+    Only files that this user wrote under names of this form are its files: all others in there are left alone.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -64,7 +71,7 @@ class CommandFiles:
         waiting = 0
         for path in self._files(_SUFFIX) + self._files(_PART_SUFFIX):
             try:
-                age_s = now_s - path.stat().st_mtime
+                age_s = now_s - path.lstat().st_mtime
             except OSError:
                 continue  # Nagios has just deleted it.
             if age_s > KEEP_S:
@@ -76,7 +83,10 @@ class CommandFiles:
 
     def _files(self, suffix: str) -> list[Path]:
         try:
-            return sorted(self.directory.glob(f"*{suffix}"))
+            with os.scandir(self.directory) as entries:
+                return sorted(
+                    Path(entry.path) for entry in entries if entry.name.endswith(suffix) and _is_own(entry)
+                )
         except OSError:
             return []
 
@@ -89,6 +99,17 @@ class CommandFiles:
             _share(fd, group_id, _DIRECTORY_MODE)
         finally:
             os.close(fd)
+
+
+def _is_own(entry: os.DirEntry[str]) -> bool:
+    if not _OWN_NAME.fullmatch(entry.name):
+        return False
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except OSError:
+        return False  # Nagios has just deleted it.
+    # A second link: somebody may have given this name to another file of ours.
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1
 
 
 def _share(fd: int, group_id: int, mode: int) -> None:
