@@ -71,7 +71,10 @@ def test_newlines_in_the_output_of_a_host_check_are_escaped_after_its_two_fields
     (nagios(value=["h"]), "value"),
     (nagios(value=None), "value"),
     (nagios(timestamp="1] SHUTDOWN_PROGRAM;[2"), "timestamp"),
-    *((nagios(timestamp=value), "timestamp") for value in ("nan", "inf", "soon", "", -1, 1e15, 10**400, True, None)),
+    *((nagios(timestamp=value), "timestamp") for value in (
+        "nan", "inf", "soon", "", -1, 1e15, 10**400, True, None, "1_000", " 1", "1 ", "1\n", "+1", "-0", "\u0661",
+        "0x1", ".5", "1e", "1e15", "1e400", float("nan"), [1],
+    )),
     (nagios(cmdname=[SERVICE]), "cmdname"),
     *((state(host=value), "host") for value in ("other;s;2;x\n", "a;b", "a\nb", "", None)),
     (state(service="s;2"), "service"), (state(service="s\r"), "service"),
@@ -113,12 +116,46 @@ def test_state_messages_need_their_commands_accepted_too() -> None:
     assert Translator([]).translate(state()) == Skip("not_accepted", SERVICE)
 
 
+@pytest.mark.parametrize("fields", [{}, {"host": None}, {"host": "h"}])
+@pytest.mark.parametrize(("command", "value"), [
+    (SERVICE, "elsewhere;s;0;x"), (HOST, "elsewhere;0;x"), (SERVICE, "elsewhere"),
+])
+def test_a_check_result_is_filtered_by_the_host_that_nagios_will_see(
+    command: str, value: str, fields: dict[str, Any]
+) -> None:
+    translator = Translator(ACCEPTED, has_host=lambda host: host == "h")
+    message = nagios(cmdname=command, value=value, **fields)
+    assert translator.translate(message) == Skip("other_host", "elsewhere")
+    assert isinstance(Translator(ACCEPTED).translate(message), bytes), "where nothing is filtered it passes"
+
+
+def test_what_other_commands_begin_with_is_not_taken_for_a_host() -> None:
+    translator = Translator(ACCEPTED, has_host=lambda host: host == "h")
+    assert isinstance(translator.translate(nagios(cmdname="ENABLE_NOTIFICATIONS", value="x")), bytes)
+    assert isinstance(translator.translate(nagios(cmdname=COMMENT, value="elsewhere;1;me;x", host="h")), bytes)
+
+
+def test_a_host_of_null_is_none() -> None:
+    translator = Translator(ACCEPTED, has_host=lambda host: host == "h")
+    assert isinstance(translator.translate(nagios(host=None)), bytes)
+    assert isinstance(translator.translate(nagios(host=None, cmdname=COMMENT, value="x")), bytes)
+
+
+@pytest.mark.parametrize(("value", "line"), [
+    ("0", "0.0"), ("12.", "12.0"), ("12.5", "12.5"), ("1e3", "1000.0"), ("1.5E+3", "1500.0"), ("999999999999999", None),
+])
+def test_a_timestamp_may_be_any_plain_number(value: str, line: str | None) -> None:
+    written = Translator(ACCEPTED).translate(nagios(timestamp=value))
+    assert isinstance(written, bytes)
+    assert written.startswith(f"[{line or '999999999999999.0'}] ".encode())
+
+
 def test_messages_of_hosts_that_nagios_does_not_know_are_skipped() -> None:
     translator = Translator(ACCEPTED, has_host=lambda host: host == "h")
     assert translator.translate(nagios(host="elsewhere")) == Skip("other_host", "elsewhere")
     assert translator.translate(state(host="elsewhere")) == Skip("other_host", "elsewhere")
     assert isinstance(translator.translate(state()), bytes)
-    assert isinstance(translator.translate(nagios()), bytes), "without a host there is nothing to filter by"
+    assert isinstance(translator.translate(nagios()), bytes)
     with pytest.raises(BadMessage, match="host"):
         translator.translate(state(host=["h"]))
 

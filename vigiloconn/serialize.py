@@ -81,7 +81,9 @@ def _nagios(fields: list[str]) -> dict[str, str] | None:
         return None
     command = fields[2]
     message = {"type": "nagios", "timestamp": fields[1], "cmdname": command, "value": ";".join(fields[3:])}
-    if len(fields) > 3 and _CHECK_RESULT.fullmatch(command):
+    if _CHECK_RESULT.fullmatch(command):
+        if len(fields) == 3:
+            return None
         message["host"] = fields[3]
     return message
 
@@ -89,7 +91,7 @@ def _nagios(fields: list[str]) -> dict[str, str] | None:
 _BUILDERS: dict[str, Callable[[list[str]], dict[str, str] | None]] = {
     "event": _event, "perf": _perf, "state": _state, "nagios": _nagios,
 }
-_EXPECTED = {"event": "6 or 7", "perf": "5 or 6", "state": "9 or 10", "nagios": "3 or more"}
+_EXPECTED = {"event": "6 or 7", "perf": "5 or 6", "state": "9 or 10", "nagios": "3 or more (a check result: 4)"}
 #: The keys of messages without a routing key of their own: one object per type, not one per line.
 _PLAIN_KEYS = {type_: RouteKey(type_, None, True) for type_ in _BUILDERS}
 

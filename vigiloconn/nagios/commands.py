@@ -21,6 +21,8 @@ _SHORT_BUFFER_BYTES = 8000
 _HIDDEN_COMMAND = re.compile(rb"\[[^\[\]]*\].?[A-Za-z]*_[A-Za-z_]+", re.DOTALL)
 #: Seconds above this have no plain decimal form in Python, and no meaning as a time.
 _MAX_TIMESTAMP_S = 1e15
+#: What `float` takes beyond this (`1_000`, blanks, other digits, names) is no time that a program writes.
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 SERVICE_RESULT = "PROCESS_SERVICE_CHECK_RESULT"
 HOST_RESULT = "PROCESS_HOST_CHECK_RESULT"
@@ -46,7 +48,9 @@ class Translator:
 
     `accepted_commands` is compared exactly, with the command that would be written: those of `state` messages
     (PROCESS_SERVICE_CHECK_RESULT, PROCESS_HOST_CHECK_RESULT) are no exception, and an empty list accepts nothing.
-    `has_host` answers whether this Nagios knows a host; without it no message is filtered by its host.
+    `has_host` answers whether this Nagios knows a host; without it no message is filtered by its host. It is asked
+    about the `host` of a message, and about the host that a check result names in its `value`: that is the one Nagios
+    goes by.
     """
 
     def __init__(self, accepted_commands: Iterable[str], has_host: Callable[[str], bool] | None = None) -> None:
@@ -64,16 +68,21 @@ class Translator:
                 raise BadMessage(f"type: {_what(message, 'type')}, expected a text")
             return Skip("other_type", kind)
         host = message.get("host")
-        if host is not None and self._has_host is not None:
-            if not isinstance(host, str):
-                raise BadMessage(f"host: {_what(message, 'host')}, expected a text")
-            if not self._has_host(host):
-                return Skip("other_host", host)
+        if host is not None and not isinstance(host, str) and self._has_host is not None:
+            raise BadMessage(f"host: {_what(message, 'host')}, expected a text")
+        if self._is_elsewhere(host):
+            return Skip("other_host", str(host))
         command = _text(message, "cmdname") if kind == "nagios" else _state_command(message)
         if command not in self.accepted_commands:
             return Skip("not_accepted", command)
         value = _nagios_value(message, command) if kind == "nagios" else _state_value(message, command)
+        named = value.split(";", 1)[0] if command in _SEMICOLONS_BEFORE_OUTPUT else host
+        if named != host and self._is_elsewhere(named):
+            return Skip("other_host", str(named))
         return _line(_timestamp(message), command, value)
+
+    def _is_elsewhere(self, host: str | None) -> bool:
+        return host is not None and self._has_host is not None and not self._has_host(host)
 
 
 def process_file(path: str, now_s: float) -> bytes:
@@ -109,6 +118,8 @@ def _check_long(line: bytes) -> None:
 
 def _timestamp(message: Mapping[str, Any]) -> float:
     value = message.get("timestamp")
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        value = None
     if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         try:
             seconds = float(value)
