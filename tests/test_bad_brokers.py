@@ -25,6 +25,7 @@ from vigiloconn.bus.connection import BusConnection, GoingDown
 from vigiloconn.bus.contents import Delivery
 from vigiloconn.bus.inbound import FRAME_MAX
 from vigiloconn.consuming.channel import Consumer
+from vigiloconn.consuming.prefetch import Prefetch
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel
 from vigiloconn.options import parse_settings
 
@@ -146,9 +147,10 @@ class Talk:
         )
         self.consumer = Consumer(
             self.connection, on_arrival=lambda: None, on_ended=lambda *_: None,
-            on_too_large=lambda _, size: self.too_large.append(size),
+            on_too_large=lambda _, size: self.too_large.append(size), on_overrun=lambda: None,
+            prefetch=Prefetch(10, 1 << 20),
         )
-        self.consumer.start("q", 10)
+        self.consumer.start("q")
         return self
 
     def _read(self) -> None:

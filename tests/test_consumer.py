@@ -12,23 +12,41 @@ from amqp.serialization import dumps
 
 from tests.support.scripted import ScriptedChannel, ScriptedConnection, Settlement
 from vigiloconn.bus.contents import Delivery
+from vigiloconn.bus.inbound import Malformed
 from vigiloconn.consuming.channel import Consumer, settle_frame
+from vigiloconn.consuming.prefetch import Prefetch
 from vigiloconn.errors import BusDown, BusRefused
 
 
 class Consuming:
     """A consumer that has begun, with what it reports."""
 
-    def __init__(self, connection: ScriptedConnection | None = None) -> None:
-        self.connection = connection or ScriptedConnection()
+    def __init__(
+        self, connection: ScriptedConnection | None = None, *, max_bytes: int = 1 << 30, started: bool = True
+    ) -> None:
+        self.connection = connection or ScriptedConnection(max_message_bytes=1_000_000)
         self.arrivals = 0
+        self.overruns = 0
         self.ends: list[str] = []
-        self.consumer = Consumer(self.connection, on_arrival=self._arrived, on_ended=self._ended)
+        self.too_large: list[int] = []
+        self.prefetch = Prefetch(7, max_bytes)
+        self.consumer = Consumer(
+            self.connection, on_arrival=self._arrived, on_ended=self._ended, on_too_large=self._too_large,
+            on_overrun=self._overrun, prefetch=self.prefetch,
+        )
         self.channel: ScriptedChannel = self.connection.opened[-1]
-        self.consumer.start("q", 7)
+        if started:
+            self.consumer.start("q")
 
     def _arrived(self) -> None:
         self.arrivals += 1
+
+    def _overrun(self) -> None:
+        self.overruns += 1
+
+    def _too_large(self, consumer: Consumer, size: int) -> None:
+        assert consumer is self.consumer
+        self.too_large.append(size)
 
     def _ended(self, consumer: Consumer, reason: str) -> None:
         assert consumer is self.consumer
@@ -203,6 +221,93 @@ def test_the_frames_are_the_librarys_own_bytes() -> None:
         assert settle_frame(3, method[1], 2**40, bit) == pack(">BHI", 1, 3, len(payload)) + payload + b"\xce"
 
 
+# --- sizes ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_above_the_largest_is_rejected_once_those_before_it_are_finished(consuming: Consuming) -> None:
+    consuming.channel.deliver(b"x" * 1_000_000)
+    consuming.channel.deliver(b"x" * 1_000_001)
+    consuming.channel.deliver(b"after")
+    first, last = consuming.consumer.ready
+    assert (len(first.body), last.body) == (1_000_000, b"after")
+    assert consuming.too_large == [1_000_001]
+    consuming.consumer.flush_acks()
+    assert consuming.settled == []
+    consuming.finish([first, last])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("ack", 1, True), ("reject", 2, False), ("ack", 3, True)]
+    assert not consuming.consumer.is_overrun
+
+
+def test_deliveries_that_are_not_numbered_in_order_are_no_amqp(consuming: Consuming) -> None:
+    consuming.deliver(1)
+    consuming.channel._delivered = 2
+    with pytest.raises(Malformed, match="tag 3 where 2"):
+        consuming.deliver(1)
+
+
+def test_bodies_up_to_the_bound_are_kept_and_from_the_first_beyond_it_none() -> None:
+    made = Consuming(max_bytes=1000)
+    for size in (400, 600, 1, 0):
+        made.channel.deliver(b"x" * size)
+    assert [len(each.body) for each in made.consumer.ready] == [400, 600]
+    assert made.consumer.is_overrun
+    assert (made.overruns, made.arrivals, made.consumer.outstanding) == (1, 2, 0)
+    made.finish(made.consumer.ready)
+    made.consumer.ready.clear()
+    made.consumer.close()
+    assert made.settled == [("ack", 2, True)]
+    assert made.channel.unsettled == [3, 4]
+
+
+def test_what_is_finished_makes_room() -> None:
+    made = Consuming(max_bytes=1000)
+    for _ in range(5):
+        made.channel.deliver(b"x" * 900)
+        made.finish([made.consumer.ready.popleft()])
+        made.channel.deliver(b"x" * 100)
+        made.finish([made.consumer.ready.popleft()])
+    made.channel.deliver(b"x" * 900)
+    made.channel.deliver(b"x" * 100)
+    assert len(made.consumer.ready) == 2
+    assert not made.consumer.is_overrun
+
+
+def test_one_body_is_kept_whatever_the_bound() -> None:
+    made = Consuming(max_bytes=1000)
+    made.channel.deliver(b"x" * 5000)
+    assert len(made.consumer.ready) == 1
+    made.channel.deliver(b"")
+    assert made.consumer.is_overrun
+
+
+def test_after_an_overrun_nothing_is_rejected_for_its_size() -> None:
+    made = Consuming(max_bytes=1000)
+    for size in (900, 200, 1_000_001):
+        made.channel.deliver(b"x" * size)
+    assert made.too_large == []
+    made.finish([made.consumer.ready.popleft()])
+    made.consumer.flush_acks()
+    assert made.settled == [("ack", 1, True)]
+
+
+def test_winding_down_cancels_once_and_hands_out_what_still_comes(consuming: Consuming) -> None:
+    [tag] = consuming.channel.consumers
+    consuming.deliver(1)
+    consuming.consumer.wind_down()
+    consuming.consumer.wind_down()
+    assert [(name, args) for name, args, _ in consuming.channel.asked][2:] == [("basic_cancel", (tag,))]
+    assert consuming.channel.consumers == {}
+    consuming.channel.deliver(b"late", consumer_tag=tag)
+    assert [each.body for each in consuming.consumer.ready] == [b"{}", b"late"]
+    assert not consuming.consumer.is_idle
+    for _ in range(2):
+        taken = consuming.consumer.ready.popleft()
+        assert not consuming.consumer.is_idle
+        consuming.finish([taken])
+    assert consuming.consumer.is_idle
+
+
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
@@ -258,10 +363,8 @@ def test_the_end_of_a_channel_takes_no_hook_from_the_next_one_of_its_number(cons
 
 
 def test_a_cancellation_is_heard_from_the_moment_the_broker_may_send_it() -> None:
-    connection = ScriptedConnection()
-    ends: list[str] = []
-    consumer = Consumer(connection, on_arrival=lambda: None, on_ended=lambda _, reason: ends.append(reason))
-    [channel] = connection.opened
+    made = Consuming(started=False)
+    channel = made.channel
     seen: list[list[str]] = []
     consume = channel.basic_consume
 
@@ -270,17 +373,16 @@ def test_a_cancellation_is_heard_from_the_moment_the_broker_may_send_it() -> Non
         return consume(queue, consumer_tag, **options)
 
     channel.basic_consume = basic_consume  # type: ignore[assignment,method-assign]
-    consumer.start("q", 1)
+    made.consumer.start("q")
     assert seen == [list(channel.consumers)]
 
 
 def test_a_refusal_to_consume_is_raised() -> None:
-    connection = ScriptedConnection()
-    consumer = Consumer(connection, on_arrival=lambda: None, on_ended=lambda *_: None)
-    connection.refuse("basic_consume", 403)
+    made = Consuming(started=False)
+    made.connection.refuse("basic_consume", 403)
     with pytest.raises(BusRefused):
-        consumer.start("q", 1)
-    assert connection.deliveries == {}
+        made.consumer.start("q")
+    assert made.connection.deliveries == {}
 
 
 def test_two_consumers_have_tags_of_their_own() -> None:

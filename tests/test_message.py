@@ -93,10 +93,23 @@ def test_a_message_that_holds_others_is_taken_apart(bus: Bus, consuming: Callabl
 def test_a_message_of_many_megabytes_passes(bus: Bus, consuming: Callable[..., Consuming]) -> None:
     bus.declare_queue(QUEUE)
     fill(bus, [{"n": 0}, {"n": 1, "pad": "x" * 12_000_000}, b"y" * 3_000_000, {"n": 2}])
-    consumer = consuming().start()
+    consumer = consuming(max_body="16 MiB").start()
     consumer.wait_done([0, 1, 2])
     consumer.wait_settled(4)
     assert bus.drain(DEAD, 1)[0].body == b"y" * 3_000_000
+
+
+def test_a_message_above_the_limit_of_bodies_is_a_dead_letter_that_says_so(
+    bus: Bus, consuming: Callable[..., Consuming]
+) -> None:
+    bus.declare_queue(QUEUE)
+    largest = b'{"n": 1}' + b" " * 992
+    fill(bus, [{"n": 0}, largest, largest + b" ", {"n": 2}])
+    consumer = consuming(max_body=1000).start()
+    consumer.wait_done([0, 1, 2])
+    (letter,) = consumer_letters(bus, consumer, 1)
+    assert letter.body == largest + b" "
+    assert reason(letter) == "body of 1001 bytes: expected at most 1000 ([bus] max_body)"
 
 
 def test_the_message_in_work_is_finished_at_the_stop_and_the_rest_given_back(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import amqp
 import pytest
 
 from tests.support.bus import Bus
@@ -188,9 +189,9 @@ Start = Callable[..., ConnectorProcess]
 
 @pytest.fixture
 def start(connector: Callable[..., ConnectorProcess], vhost: str, fifo: Path) -> Start:
-    def start(*, prefetch: int = 500, **nagios: object) -> ConnectorProcess:
+    def start(*, prefetch: int = 500, subscriptions: str = "", **nagios: object) -> ConnectorProcess:
         made = connector(
-            vhost, bus={"queue": QUEUE, "subscriptions": "", "prefetch_count": prefetch, "heartbeat": 4},
+            vhost, bus={"queue": QUEUE, "subscriptions": subscriptions, "prefetch_count": prefetch, "heartbeat": 4},
             nagios={"nagios_pipe": fifo, "accepted_commands": [SERVICE, "ADD_HOST_COMMENT"], **nagios},
         )
         made.start()
@@ -261,6 +262,24 @@ def test_while_nagios_is_away_nothing_is_taken_and_afterwards_all_of_it(start: S
     again.close()
     assert made.terminate() == 0
     assert depth(bus) == 0
+
+
+def test_a_command_that_comes_while_nagios_is_away_finds_its_queue(start: Start, bus: Bus, fifo: Path) -> None:
+    bus.declare_exchange("commands")
+    made = start(subscriptions="commands")
+    made.wait_log("commands wait on the bus")
+
+    def kept() -> bool:
+        bus.publish("commands", "", message(1), confirm=False)
+        try:
+            return depth(bus) > 0
+        except amqp.NotFound:
+            return False
+
+    wait_until(kept, 30, "a command is kept though Nagios was never there")
+    reader = FifoReader(fifo)
+    assert wait_lines(reader, 1)[0] == line(1)
+    reader.close()
 
 
 def test_a_stop_while_the_pipe_is_full_leaves_in_the_queue_exactly_what_was_not_written(

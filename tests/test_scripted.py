@@ -9,6 +9,7 @@ from tests.support.scripted import ScriptedClient, ScriptedConnection, Settlemen
 from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.consuming.channel import Consumer, settle_frame
+from vigiloconn.consuming.prefetch import Prefetch
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.supervisor import Handler
 from vigiloconn.topology.apply import declare_queue
@@ -181,9 +182,9 @@ def test_deliveries_reach_a_consumer_and_its_acknowledgements_are_seen() -> None
     ended: list[str] = []
     consumer = Consumer(
         connection, on_arrival=lambda: arrived.append(1), on_ended=lambda _, reason: ended.append(reason),
-        on_too_large=lambda *_: None,
+        on_too_large=lambda *_: None, on_overrun=lambda: None, prefetch=Prefetch(10, 1 << 20),
     )
-    consumer.start("q", 10)
+    consumer.start("q")
     [channel] = connection.channels.values()
     assert (channel.prefetch_messages, list(channel.consumers.values())) == (10, ["q"])
     for size in SIZES:

@@ -54,6 +54,8 @@ class BusSettings:
     queue_messages_ttl_s: int
     subscriptions: tuple[Subscription, ...]
     prefetch_count: int
+    prefetch_bytes: int
+    max_body_bytes: int
     max_message_bytes: int
     dead_letter: bool
     max_redeliveries: int

@@ -16,6 +16,7 @@ from typing import Any
 import gevent
 
 from vigiloconn.client import vigiloclient_factory
+from vigiloconn.consuming import boundqueue
 from vigiloconn.errors import BadMessage, PipeClosed
 from vigiloconn.handlers.message import ItemFailed, MessageHandler, messagehandler_factory
 from vigiloconn.options import Settings
@@ -101,6 +102,12 @@ def _wire(settings: Settings, supervisor: Supervisor, handler: MessageHandler) -
 
 def build(settings: Settings, supervisor: Supervisor) -> None:
     _wire(settings, supervisor, Recorder())
+
+
+def build_ensuring(settings: Settings, supervisor: Supervisor) -> None:
+    """Its bindings are made again after half a second, not a minute."""
+    boundqueue.ENSURE_PERIOD_S = 0.5
+    build(settings, supervisor)
 
 
 def build_batches(settings: Settings, supervisor: Supervisor) -> None:

@@ -161,6 +161,12 @@ class ScriptedChannel:
             self.cancel_callbacks[tag] = on_cancel
         return tag
 
+    def basic_cancel(self, consumer_tag: str, nowait: bool = False) -> None:
+        self._ask("basic_cancel", consumer_tag, nowait=nowait)
+        del self.consumers[consumer_tag]
+        self.callbacks.pop(consumer_tag, None)
+        self.cancel_callbacks.pop(consumer_tag, None)
+
     def close(self) -> None:
         """End the channel from our side; nobody is told."""
         self.is_open = False

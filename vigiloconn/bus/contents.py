@@ -150,7 +150,8 @@ class ContentReader:
         on_too_large: Callable[[bytes, bytes, int], None],
     ) -> None:
         self._on_content = on_content
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
+        """What counts for the next content."""
         self._on_too_large = on_too_large
         self._method = self._header = b""
         self._missing = 0
@@ -174,7 +175,7 @@ class ContentReader:
         self._header = payload
         (size,) = unpack_from(">Q", payload, 4)
         self._missing = size
-        self._is_kept = size <= self._max_bytes
+        self._is_kept = size <= self.max_bytes
         if not self._is_kept:
             self._on_too_large(self._method, payload, size)
         if not size:

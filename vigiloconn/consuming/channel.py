@@ -14,6 +14,7 @@ from gevent.lock import Semaphore
 
 from vigiloconn.bus.contents import ContentReader, Delivery
 from vigiloconn.bus.inbound import Malformed
+from vigiloconn.consuming.prefetch import Prefetch
 from vigiloconn.errors import BusRefused
 from vigiloconn.interfaces import Connection
 
@@ -29,8 +30,13 @@ def settle_frame(channel_id: int, method: int, tag: int, bit: bool) -> bytes:
 class Consumer:
     """Consumes one queue on a channel of its own, from `start()` to `close()`.
 
-    `on_arrival()` and `on_ended(self, reason)` run on the connection's reading greenlet: they must neither block
-    nor call the bus. `on_ended` comes when the broker ends it, not when the connection is lost.
+    It keeps bodies that are not finished up to `prefetch.max_bytes`, and one body in any case. From the first one on
+    that is too much it keeps nothing more, so that the order holds, and `is_overrun`: what it has may still be
+    finished, and the rest goes back when it closes.
+
+    What is called runs on the connection's reading greenlet and must neither block nor call the bus: `on_arrival()`;
+    `on_ended(self, reason)` when the broker ends it, not when the connection is lost; `on_too_large(self, size)` when a
+    message was rejected that is larger than what is taken; `on_overrun()`.
     """
 
     def __init__(
@@ -40,17 +46,25 @@ class Consumer:
         on_arrival: Callable[[], None],
         on_ended: Callable[[Consumer, str], None],
         on_too_large: Callable[[Consumer, int], None],
+        on_overrun: Callable[[], None],
+        prefetch: Prefetch,
     ) -> None:
         self.connection = connection
         self.ready: deque[Delivery] = deque()
         """Delivered and not handed out."""
         self.received = 0
         self.redelivered = 0
+        self.is_overrun = False
+        self.is_winding_down = False
+        """Cancelled by us: what came before is still handed out."""
         self.ended: str | None = None
         """Why the broker has ended it."""
         self._on_arrival = on_arrival
         self._on_ended = on_ended
         self._on_too_large = on_too_large
+        self._on_overrun = on_overrun
+        self._prefetch = prefetch
+        self._held_bytes = 0
         self._discarding = False
         self._discarded = 0
         self._finished: set[int] = set()
@@ -62,18 +76,30 @@ class Consumer:
         self._lock = Semaphore(1)
         self._channel = connection.open_channel()
         self._id: int = self._channel.channel_id
-        reader = ContentReader(self._delivered, connection.max_message_bytes, self._too_large)
-        self._hook: Callable[[int, bytes], None] = reader.frame
+        self._reader = ContentReader(self._delivered, connection.max_message_bytes, self._left_out)
+        self._hook: Callable[[int, bytes], None] = self._reader.frame
         connection.deliveries[self._id] = self._hook
+        self._tag = f"vigiloconn-{next(_numbers)}"
         self._channel.on_closed = self._closed
 
-    def start(self, queue: str, prefetch_messages: int) -> None:
+    def start(self, queue: str) -> None:
         """Ask for the queue's messages; they may come before this returns. Raises `BusDown`, `BusRefused`."""
-        tag = f"vigiloconn-{next(_numbers)}"
         # Before the consume is sent: the reader may see the queue's end before this greenlet sees the consume-ok.
-        self._channel.cancel_callbacks[tag] = self._cancelled
-        self._channel.basic_qos(0, prefetch_messages, False)
-        self._channel.basic_consume(queue, consumer_tag=tag, on_cancel=self._cancelled)
+        self._channel.cancel_callbacks[self._tag] = self._cancelled
+        self._channel.basic_qos(0, self._prefetch.messages, False)
+        self._channel.basic_consume(queue, consumer_tag=self._tag, on_cancel=self._cancelled)
+
+    def wind_down(self) -> None:
+        """Let the broker send nothing more; what it has sent is handed out and finished as before. Raises `BusDown`."""
+        if not self.is_winding_down:
+            self.is_winding_down = True
+            # Nobody waits for the answer: it may be behind a gigabyte that is read past.
+            self._channel.basic_cancel(self._tag, nowait=True)
+
+    @property
+    def is_idle(self) -> bool:
+        """True while nothing waits here and nothing is in work."""
+        return not self.ready and not self.outstanding
 
     @property
     def outstanding(self) -> int:
@@ -90,12 +116,14 @@ class Consumer:
         self._discarding = True
         self._discarded += len(self.ready)
         self.ready.clear()
+        self._set_room()
 
     def finish(self, deliveries: Iterable[Delivery], *, accepted: bool) -> None:
         """Note that these are done, or (not accepted) never can be; `flush_acks()` tells the broker."""
         first, finished = self._unfinished, self._finished
         for delivery in deliveries:
             tag = delivery.tag
+            self._held_bytes -= len(delivery.body)
             if tag == first:
                 first += 1
             else:
@@ -106,6 +134,16 @@ class Consumer:
             finished.discard(first)
             first += 1
         self._unfinished = first
+        self._set_room()
+
+    def _set_room(self) -> None:
+        """Say how large a body may be to be kept."""
+        if self._discarding:
+            self._reader.max_bytes = -1
+        elif self._held_bytes:
+            self._reader.max_bytes = min(self.connection.max_message_bytes, self._prefetch.max_bytes - self._held_bytes)
+        else:
+            self._reader.max_bytes = self.connection.max_message_bytes
 
     def flush_acks(self) -> None:
         """Settle all that is finished up to the first that is not. Raises `BusDown`.
@@ -148,14 +186,25 @@ class Consumer:
         delivery = self._take(method, header, body)
         if not self._discarding:
             self.ready.append(delivery)
+            self._prefetch.note(len(body))
+            self._held_bytes += len(body)
+            self._set_room()
             self._on_arrival()
 
-    def _too_large(self, method: bytes, header: bytes, size: int) -> None:
-        """Reject a message whose body is read past."""
+    def _left_out(self, method: bytes, header: bytes, size: int) -> None:
+        """Note a message whose body is read past."""
         delivery = self._take(method, header, b"")
-        if not self._discarding:
+        if self._discarding:
+            return
+        if size > self.connection.max_message_bytes:
             self.finish([delivery], accepted=False)
             self._on_too_large(self, size)
+            return
+        self._prefetch.note(size)
+        self._discarding = self.is_overrun = True
+        self._discarded += 1
+        self._set_room()
+        self._on_overrun()
 
     def _take(self, method: bytes, header: bytes, body: bytes) -> Delivery:
         delivery = Delivery(method, header, body, self)
@@ -183,9 +232,10 @@ class Consumer:
         # A closed channel's number may be another's already.
         if self.connection.deliveries.get(self._id) is self._hook:
             del self.connection.deliveries[self._id]
-        # It holds this one, which would hold it and all that came with it until a collection.
-        self._hook = _ignore
+        # They hold this one, which would hold them and all that came with them until a collection.
+        self._reader = ContentReader(_ignore, 0, _ignore)
+        self._hook = self._reader.frame
 
 
-def _ignore(kind: int, payload: bytes) -> None:
+def _ignore(method: bytes, header: bytes, body: bytes | int) -> None:
     """Nobody consumes any more."""

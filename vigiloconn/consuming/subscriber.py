@@ -1,4 +1,4 @@
-"""The pull side of a queue: declares, binds, consumes, hands out what is asked for, acknowledges what is finished.
+"""The pull side of a queue: consumes, hands out what is asked for, acknowledges what is finished.
 
 Knows one queue on one client's connection, nothing of what the messages mean.
 """
@@ -6,23 +6,28 @@ Knows one queue on one client's connection, nothing of what the messages mean.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 
 from gevent.event import Event
 
 from vigiloconn.bus.contents import Delivery
+from vigiloconn.consuming.boundqueue import BoundQueue
 from vigiloconn.consuming.channel import Consumer
+from vigiloconn.consuming.prefetch import Prefetch
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.interfaces import Connection, Level, Problem
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.escape import printable
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.settings.values import Subscription
-from vigiloconn.topology.apply import bind_queue, declare_queue
 from vigiloconn.topology.wanted import Queue
 
 log = logging.getLogger(__name__)
 
+#: Room for what is delivered and not finished.
+MAX_BYTES = 64 * 1024 * 1024
 #: How long an acknowledgement waits for others to travel with.
 _ACK_LINGER_S = 0.05
 _MAX_UNACKNOWLEDGED = 100
@@ -40,8 +45,11 @@ class QueueSubscriber:
     greenlet, when deliveries that were handed out have become stale: the broker has them back. With `gather_s`,
     what comes within that time is handed out together.
 
-    A queue that exists with other arguments is used as it is; a subscription to an exchange that is not there,
-    a consumer that is refused and one that the broker cancels are tried again, and `problems()` says so.
+    The queue is declared and bound at each connection, whether it is consumed or not. One that exists with other
+    arguments is used as it is; a subscription to an exchange that is not there, a consumer that is refused and one that
+    the broker cancels are tried again, and `problems()` says so.
+
+    Bodies that are not finished take at most `max_bytes`, or one body: see `Prefetch`.
     """
 
     def __init__(
@@ -50,18 +58,20 @@ class QueueSubscriber:
         subscriptions: Sequence[Subscription] = (),
         *,
         prefetch_messages: int = 500,
+        max_bytes: int = MAX_BYTES,
         queue_type: str = "classic",
         ttl_s: int = 0,
         gather_s: float = 0.0,
         on_left: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue = queue
         self.acknowledged = 0
         self.rejected = 0
         self.too_large = 0
-        self._subscriptions = tuple(subscriptions)
-        self._prefetch_messages = prefetch_messages
-        self._declared = Queue(queue, queue_type, ttl_s or None)
+        self._bound = BoundQueue(Queue(queue, queue_type, ttl_s or None), subscriptions, clock)
+        self._prefetch = Prefetch(prefetch_messages, max_bytes)
+        self._clock = clock
         self._gather_s = gather_s
         self._on_left = on_left
         self._ack_every = max(1, min(_MAX_UNACKNOWLEDGED, prefetch_messages // 4))
@@ -75,11 +85,11 @@ class QueueSubscriber:
         self._settled = Event()
         """The broker was told of something, or has it back: what `drain` waits for."""
         self._flush_at_s: float | None = None
-        self._began_at_s = self._retry_at_s = self._bind_at_s = 0.0
+        self._began_at_s = self._retry_at_s = 0.0
         self._retries = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
-        self._bind_retries = backoff_delays(1.0, 60.0)
-        self._unbound: list[Subscription] = []
-        self._troubles: dict[str, str] = {}
+        self._trouble: str | None = None
+        """Why the queue is not consumed."""
+        self._is_renewal = False
         self._too_large_log = RateLimitedLog(log)
         self._past = [0, 0]
 
@@ -123,10 +133,10 @@ class QueueSubscriber:
     def _gather(self, taken: list[Delivery], max_messages: int) -> None:
         """Add what comes within `gather_s`; less long once nothing more can be missing."""
         # The broker sends no more than the prefetch count ahead.
-        full = min(max_messages, self._prefetch_messages)
-        deadline_s = time.monotonic() + self._gather_s
+        full = min(max_messages, self._prefetch.messages)
+        deadline_s = self._clock() + self._gather_s
         while taken and len(taken) < full and not self._stopping:
-            left_s = deadline_s - time.monotonic()
+            left_s = deadline_s - self._clock()
             more = self._take(full - len(taken), left_s) if left_s > 0 else []
             if not more:
                 return
@@ -160,6 +170,8 @@ class QueueSubscriber:
             self._flush(consumer)
         else:
             self._flush_soon(consumer)
+        if consumer.is_winding_down and consumer.is_idle:
+            self._wake.set()
 
     def drain(self, timeout_s: float) -> None:
         """Hand out nothing more on this connection, and wait until what was handed out is finished and acknowledged."""
@@ -167,9 +179,9 @@ class QueueSubscriber:
         if consumer is None:
             return
         consumer.discard()
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s = self._clock() + timeout_s
         while consumer is self._consumer and consumer.outstanding:
-            left_s = deadline_s - time.monotonic()
+            left_s = deadline_s - self._clock()
             if left_s <= 0:
                 break
             self._settled.clear()
@@ -195,13 +207,17 @@ class QueueSubscriber:
 
     def problems(self) -> list[Problem]:
         """Return what an operator should know: a queue declared otherwise, bindings and consumers refused."""
-        return [Problem(f"queue-{topic}", Level.WARNING, text) for topic, text in self._troubles.items()]
+        troubles = dict(self._bound.troubles)
+        if self._trouble is not None:
+            troubles["consume"] = self._trouble
+        return [Problem(f"queue-{topic}", Level.WARNING, text) for topic, text in troubles.items()]
 
     # -- the connection ----------------------------------------------------------------------------------------
 
     def connection_initialized(self, connection: Connection) -> None:
         """The bus is there."""
         self._connection = connection
+        self._bound.reset()
         self._retry_at_s = 0.0
         self._wake.set()
 
@@ -210,7 +226,8 @@ class QueueSubscriber:
         self._connection = None
         self._leave()
 
-    def _leave(self) -> None:
+    def _leave(self, *, is_renewal: bool = False) -> None:
+        self._is_renewal = is_renewal
         consumer, self._consumer = self._consumer, None
         self._flush_at_s = None
         if consumer is not None:
@@ -228,6 +245,7 @@ class QueueSubscriber:
         if consumer is not self._consumer:
             return
         self._leave()
+        self._bound.reset()
         self._refused(reason)
 
     def _too_large(self, consumer: Consumer, size: int) -> None:
@@ -241,25 +259,22 @@ class QueueSubscriber:
 
     def _flush_soon(self, consumer: Consumer) -> None:
         if self._flush_at_s is None and consumer.unacknowledged:
-            self._flush_at_s = time.monotonic() + _ACK_LINGER_S
+            self._flush_at_s = self._clock() + _ACK_LINGER_S
             self._wake.set()
 
     def _refused(self, reason: str) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         if self._began_at_s and now_s - self._began_at_s > _PROVED_AFTER_S:
             self._retries = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
         self._began_at_s = 0.0
         delay_s = next(self._retries)
         self._retry_at_s = now_s + delay_s
-        self._trouble("consume", f"queue {self.queue!r} is not consumed: {reason}")
+        trouble = f"queue {self.queue!r} is not consumed: {printable(reason)}"
+        if self._trouble != trouble:
+            self._trouble = trouble
+            log.warning("%s", trouble)
         log.info("queue %r: subscribing again in %.1f s", self.queue, delay_s)
         self._wake.set()
-
-    def _trouble(self, topic: str, text: str) -> None:
-        """Note a problem; log it where it is news."""
-        if self._troubles.get(topic) != text:
-            self._troubles[topic] = text
-            log.warning("%s", text)
 
     # -- the greenlet ------------------------------------------------------------------------------------------
 
@@ -281,30 +296,32 @@ class QueueSubscriber:
         self._wake.set()
 
     def _idle_s(self) -> float | None:
-        due = [] if self._flush_at_s is None else [self._flush_at_s]
-        if self._connection is not None and self._wanted:
-            if self._consumer is None:
-                due.append(self._retry_at_s)
-            elif self._unbound:
-                due.append(self._bind_at_s)
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        if self._connection is None or self._connection.lost is not None:
+            return None
+        due_at_s = self._bound.due_at_s
+        if self._flush_at_s is not None:
+            due_at_s = min(due_at_s, self._flush_at_s)
+        if self._wanted and self._consumer is None:
+            due_at_s = min(due_at_s, self._retry_at_s)
+        return max(0.0, due_at_s - self._clock()) if due_at_s < math.inf else None
 
     def _step(self) -> None:
         self._close_left()
         connection = self._connection
         if connection is None or connection.lost is not None or self._stopping:
             return
-        now_s = time.monotonic()
         try:
-            if self._wanted and self._consumer is None and now_s >= self._retry_at_s:
+            if self._clock() >= self._bound.due_at_s:
+                self._bound.ensure(connection)
+            if self._wanted and self._consumer is None and self._clock() >= self._retry_at_s:
                 self._subscribe(connection)
-            if self._consumer is not None and self._unbound and now_s >= self._bind_at_s:
-                self._bind(connection)
+            if self._consumer is not None:
+                self._adapt(self._consumer)
         except BusDown as exc:
             if connection.lost is None:
                 # An answer that did not come may still come, and be taken for another one's.
                 connection.abort(str(exc))
-        if self._flush_at_s is not None and self._consumer is not None and time.monotonic() >= self._flush_at_s:
+        if self._flush_at_s is not None and self._consumer is not None and self._clock() >= self._flush_at_s:
             self._flush(self._consumer)
 
     def _close_left(self) -> None:
@@ -326,19 +343,18 @@ class QueueSubscriber:
         self._settled.set()
 
     def _subscribe(self, connection: Connection) -> None:
-        self._declare(connection)
-        self._unbound = list(self._subscriptions)
-        # Before there is a consumer: a broker may allow one channel and no more.
-        self._bind(connection)
         consumer: Consumer | None = None
         try:
             consumer = Consumer(
-                connection, on_arrival=self._arrived.set, on_ended=self._ended, on_too_large=self._too_large
-            )
-            consumer.start(self.queue, self._prefetch_messages)
+                connection, on_arrival=self._arrived.set, on_ended=self._ended, on_too_large=self._too_large,
+                on_overrun=self._wake.set, prefetch=self._prefetch,
+            )  # fmt: skip
+            consumer.start(self.queue)
         except BusRefused as exc:
             if consumer is not None:
                 self._left.append(consumer)
+            # Not there any more, perhaps.
+            self._bound.reset()
             self._refused(str(exc))
             return
         if self._connection is not connection or not self._wanted or self._stopping:
@@ -346,31 +362,27 @@ class QueueSubscriber:
             self._wake.set()
             return
         self._consumer = consumer
-        self._began_at_s = time.monotonic()
+        self._began_at_s = self._clock()
         if consumer.ended is not None:
             self._ended(consumer, consumer.ended)
             return
-        self._troubles.pop("consume", None)
+        self._trouble = None
         self._arrived.set()
         # It may have rejected the first ones already.
         self._flush_soon(consumer)
-        log.info("queue %r: subscribed", self.queue)
+        if not self._is_renewal:
+            log.info("queue %r: subscribed", self.queue)
 
-    def _declare(self, connection: Connection) -> None:
-        try:
-            declare_queue(connection, self._declared)
-        except BusRefused as exc:
-            self._trouble("declare", f"queue {self.queue!r} is used as it is, though it can't be declared: {exc}")
-        else:
-            self._troubles.pop("declare", None)
-
-    def _bind(self, connection: Connection) -> None:
-        refused = bind_queue(connection, self.queue, self._unbound)
-        self._unbound = [subscription for subscription, _ in refused]
-        if refused:
-            self._bind_at_s = time.monotonic() + next(self._bind_retries)
-            reasons = "; ".join(f"exchange {wanted.exchange!r}: {exc}" for wanted, exc in refused)
-            self._trouble("bind", f"queue {self.queue!r} is not bound, tried again later: {reasons}")
-        elif self._troubles.pop("bind", None):
-            self._bind_retries = backoff_delays(1.0, 60.0)
-            log.info("queue %r: bound to all its subscriptions", self.queue)
+    def _adapt(self, consumer: Consumer) -> None:
+        """Consume anew, with another prefetch count, where the bodies ask for it: once what has come is finished."""
+        if consumer.is_overrun and not consumer.is_winding_down:
+            self._prefetch.shrink()
+            log.info("queue %r: more than %d bytes came: from now on %d messages ahead",
+                     self.queue, self._prefetch.max_bytes, self._prefetch.messages)
+            consumer.wind_down()
+        elif not consumer.is_winding_down and self._prefetch.grow():
+            log.info("queue %r: messages are small again: %d ahead", self.queue, self._prefetch.messages)
+            consumer.wind_down()
+        if consumer.is_winding_down and consumer.is_idle:
+            # The next step closes it first, so that what goes back is before what comes next.
+            self._leave(is_renewal=True)

@@ -16,7 +16,7 @@ from gevent.event import Event
 
 from vigiloconn.bus.contents import Delivery
 from vigiloconn.consuming.deadletter import SUFFIX, DeadLetters
-from vigiloconn.consuming.subscriber import QueueSubscriber
+from vigiloconn.consuming.subscriber import MAX_BYTES, QueueSubscriber
 from vigiloconn.consuming.unpack import unpack
 from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, Work
 from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
@@ -33,6 +33,8 @@ __all__ = ["ItemFailed", "MessageHandler", "messagehandler_factory"]
 log = logging.getLogger(__name__)
 
 BATCH_MESSAGES = 500
+#: A larger body is not decoded: that would take the loop's time, and thirty times its size in memory.
+MAX_BODY_BYTES = 1024 * 1024
 #: After this time of work timers and other greenlets get a turn.
 _TURN_S = 0.02
 _CLOSE_S = 1.0
@@ -65,6 +67,7 @@ class MessageHandler(Handler):
         self._subscriber: QueueSubscriber | None = None
         self._dead_letters: DeadLetters | None = None
         self._max_redeliveries = 5
+        self._max_body_bytes = MAX_BODY_BYTES
         self._stopping = False
         self._nudge = Event()
         self._helpers: list[gevent.Greenlet[..., Any]] = []
@@ -96,6 +99,8 @@ class MessageHandler(Handler):
         *,
         publisher: Client | None = None,
         prefetch_messages: int = 500,
+        prefetch_bytes: int = MAX_BYTES,
+        max_body_bytes: int = MAX_BODY_BYTES,
         queue_type: str = "classic",
         ttl_s: int = 0,
         gather_s: float = 0.0,
@@ -104,18 +109,20 @@ class MessageHandler(Handler):
     ) -> None:
         """Say which queue to consume. Dead letters go through `publisher`, a client with a connection of its own;
         without one, or without `dead_letter`, such messages are rejected, for the queue's own dead letter exchange.
-        With `gather_s`, messages that come within that time are handed over together.
+        A body of more than `max_body_bytes` is not decoded, but a dead letter. `prefetch_bytes` bounds what is here and
+        not finished. With `gather_s`, messages that come within that time are handed over together.
 
         Raises `SettingsError` when the name leaves no room for the dead letters' queue.
         """
         if len(queue.encode()) > MAX_NAME_BYTES - len(SUFFIX):
             raise SettingsError(f"[bus] queue: expected at most {MAX_NAME_BYTES - len(SUFFIX)} bytes, got {queue!r}")
         self._subscriber = QueueSubscriber(
-            queue, subscriptions, prefetch_messages=prefetch_messages, queue_type=queue_type, ttl_s=ttl_s,
-            gather_s=gather_s, on_left=self._nudge.set,
+            queue, subscriptions, prefetch_messages=prefetch_messages, max_bytes=prefetch_bytes, queue_type=queue_type,
+            ttl_s=ttl_s, gather_s=gather_s, on_left=self._nudge.set,
         )  # fmt: skip
         self._dead_letters = DeadLetters(publisher, queue) if publisher is not None and dead_letter else None
         self._max_redeliveries = max_redeliveries
+        self._max_body_bytes = max_body_bytes
 
     def pause_producing(self) -> None:
         """Stop consuming: what is not acknowledged goes back to the queue, once."""
@@ -211,6 +218,9 @@ class MessageHandler(Handler):
     def _open(self, delivery: Delivery) -> Work:
         progress = self._interrupted.recall(delivery)
         try:
+            size_bytes, limit_bytes = len(delivery.body), self._max_body_bytes
+            if size_bytes > limit_bytes:
+                raise BadMessage(f"body of {size_bytes} bytes: expected at most {limit_bytes} ([bus] max_body)")
             return Work(delivery, unpack(delivery.body), progress)
         except BadMessage as exc:
             work = Work(delivery, [])
@@ -347,6 +357,7 @@ def messagehandler_factory(
         raise SettingsError(f"{settings.path}: [bus] queue: expected the name of the queue to consume, got none")
     handler.subscribe(
         bus.queue, bus.subscriptions, publisher=publisher, prefetch_messages=bus.prefetch_count,
+        prefetch_bytes=bus.prefetch_bytes, max_body_bytes=bus.max_body_bytes,
         queue_type=bus.queue_type, ttl_s=bus.queue_messages_ttl_s, dead_letter=bus.dead_letter,
         max_redeliveries=bus.max_redeliveries,
     )  # fmt: skip
