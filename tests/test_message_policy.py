@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -461,3 +462,28 @@ def test_what_was_done_before_a_message_that_takes_long_is_acknowledged_meanwhil
     wait_for(lambda: made.channel.unsettled == [3])
     gate.set()
     made.wait_settled()
+
+
+def test_nothing_of_a_message_or_of_the_broker_goes_raw_into_log_and_state(
+    bus: Callable[..., Bus], caplog: pytest.LogCaptureFixture
+) -> None:
+    evil = "\n2026-01-01 CRITICAL forged \x1b[2J"
+
+    def fail(message: dict[str, Any]) -> None:
+        raise RuntimeError(message["text"])
+
+    made = bus(max_redeliveries=1)
+    made.handler.on_message = fail
+    with caplog.at_level(logging.DEBUG):
+        made.deliver({"n": 1, "text": evil + "x" * 100_000}, evil.encode())
+        made.wait_letter(1).result.set_exception(BusRefused(evil))
+        wait_for(lambda: made.handler.problems())
+        shown = [problem.text for problem in made.handler.problems()]
+        made.wait_letter(2).result.set(None)
+        made.wait_letter(3).result.set(None)
+        made.wait_settled()
+    for text in [*shown, *(record.getMessage() for record in caplog.records)]:
+        assert text.isprintable()
+        assert len(text) < 1500
+    assert "forged" in caplog.text
+    assert all(reason(letter).isprintable() for letter in made.letters.sent)

@@ -18,6 +18,7 @@ from vigiloconn.consuming.work import Identity, identity
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
 from vigiloconn.interfaces import Answer, Client
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.escape import printable
 from vigiloconn.topology.apply import declare_queue
 from vigiloconn.topology.wanted import Queue
 
@@ -167,7 +168,7 @@ class DeadLetters:
         result.get(block=False)
 
     def _note(self, error: Exception) -> None:
-        text = f"dead letter can't be sent to queue {self.queue!r}, and holds up what is behind it: {error}"
+        text = f"dead letter can't be sent to queue {self.queue!r}, and holds up what is behind it: {printable(error)}"
         if self.trouble != text and not (isinstance(error, BusRefused) and error.code == _NO_ROUTE):
             self.trouble = text
             log.warning("%s", text)

@@ -330,7 +330,7 @@ class QueueSubscriber:
             try:
                 consumer.close()
             except BusDown as exc:
-                log.debug("queue %r: left without a goodbye: %s", self.queue, exc)
+                log.debug("queue %r: left without a goodbye: %s", self.queue, printable(exc))
 
     def _flush(self, consumer: Consumer) -> None:
         self._flush_at_s = None
@@ -338,7 +338,7 @@ class QueueSubscriber:
             consumer.flush_acks()
         except BusDown as exc:
             # What is not acknowledged comes again; the client hears of the loss by itself.
-            log.debug("queue %r: acknowledgement not sent: %s", self.queue, exc)
+            log.debug("queue %r: acknowledgement not sent: %s", self.queue, printable(exc))
         # What is finished is flushed a moment later, so nothing has to be set for each message.
         self._settled.set()
 

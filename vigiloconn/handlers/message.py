@@ -292,17 +292,19 @@ class MessageHandler(Handler):
         assert work is not None
         delay_s = work.progress.failed(error, time.monotonic(), self._max_redeliveries)
         if delay_s is None:
-            hand.give_up(f"{type(error).__name__}: {error}")
+            hand.give_up(f"{type(error).__name__}: {printable(error)}")
             return True
         hand.go_alone(1)
         tries = work.progress.tries_of_item
-        log.info("%s: tried again (%d of %d): %r", self.name, tries, self._max_redeliveries, error)
+        shown = printable(repr(error))
+        log.info("%s: tried again (%d of %d): %s", self.name, tries, self._max_redeliveries, shown)
         return self._wait_for(work, delay_s)
 
     def _pause_for(self, error: PipeClosed) -> None:
+        reason = printable(error)
         if self._not_now is None:
-            log.info("%s: paused: %s", self.name, error)
-        self._not_now = str(error)
+            log.info("%s: paused: %s", self.name, reason)
+        self._not_now = reason
         self.pause_producing()
 
     def _bury(self, hand: InHand, work: Work) -> bool:
