@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from struct import pack
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +19,6 @@ from tests.support.connector import ConnectorProcess
 from tests.support.consuming import DEAD, QUEUE, Consuming
 from tests.support.rabbit import RabbitNode
 from vigiloconn.bus.contents import Delivery
-from vigiloconn.consuming.deadletter import dead_letter_options
 from vigiloconn.consuming.subscriber import QueueSubscriber
 from vigiloconn.errors import SettingsError
 from vigiloconn.handlers.message import MessageHandler, messagehandler_factory
@@ -201,35 +199,6 @@ def consumer_letters(bus: Bus, consumer: Consuming, count: int) -> list[Message]
     """Return that many dead letters once they are there."""
     consumer.wait(lambda: consumer.stats().get("dead_lettered") == count, f"{count} dead letters")
     return bus.drain(DEAD, count)
-
-
-def delivery(properties: bytes) -> Delivery:
-    """Return a delivery whose content header ends with these octets, flags first."""
-    method = pack(">HHB1sQB", 60, 60, 1, b"t", 7, 1) + b"\x01e\x01k"
-    return Delivery(method, pack(">HHQ", 60, 0, 2) + properties, b"{}")
-
-
-def test_properties_that_no_library_can_decode_are_left_out_of_the_dead_letter() -> None:
-    entry = b"\x01a"
-    for value in (b"?", b"T" + b"\xff" * 8, b"S\x00\x00\xff\xff", b"D\x05\x00\x00\x00\x00"):
-        table = entry + value
-        broken = delivery(pack(">H", 0x2000) + pack(">I", len(table)) + table)
-        options = dead_letter_options(broken, "why", 1, 131072)
-        assert options["headers"]["x-vigilo-reason"].startswith("why")
-        assert options["headers"]["x-vigilo-exchange"] == "e"
-        assert options["headers"]["x-vigilo-routing-key"] == "k"
-    assert broken.tag == 7
-    assert broken.redelivered
-
-
-def test_headers_that_leave_no_room_in_a_frame_are_left_out_of_the_dead_letter() -> None:
-    table = b"\x01aS" + pack(">I", 5000) + b"x" * 5000
-    big = delivery(pack(">H", 0x2000) + pack(">I", len(table)) + table)
-    assert dead_letter_options(big, "why", 1, 131072)["headers"]["a"] == "x" * 5000
-    options = dead_letter_options(big, "why" * 1000, 1, 4096)
-    assert "a" not in options["headers"]
-    assert "too many for one frame" in options["headers"]["x-vigilo-reason"]
-    assert len(options["headers"]["x-vigilo-reason"]) <= 1000
 
 
 def test_one_bad_item_does_not_keep_the_others_of_its_list_from_being_done(

@@ -110,11 +110,12 @@ class DeadLetters:
     That queue is declared when a letter finds none. A letter that is not confirmed stays with the caller.
     """
 
-    def __init__(self, publisher: Client, queue: str) -> None:
+    def __init__(self, publisher: Client, queue: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.queue = queue + SUFFIX
         self.trouble: str | None = None
         """Why the latest letter can't be sent yet."""
         self._publisher = publisher
+        self._clock = clock
         self._under_way: OrderedDict[Identity, Answer] = OrderedDict()
 
     def bury(self, delivery: Delivery, reason: str, tries: int, wait: Wait) -> bool:
@@ -150,7 +151,7 @@ class DeadLetters:
             self._under_way[key] = result
             while len(self._under_way) > _MAX_UNDER_WAY:
                 self._under_way.popitem(last=False)
-        began_s = time.monotonic()
+        began_s = self._clock()
         while not result.ready():
             if not wait(_PATIENCE_S, result):
                 raise _Left
@@ -160,7 +161,7 @@ class DeadLetters:
             away = connection is None or connection.blocked
             why = "the bus takes none" if away else "no confirm"
             self._note(BusDown(why))
-            if not away and time.monotonic() - began_s > _LOST_AFTER_S:
+            if not away and self._clock() - began_s > _LOST_AFTER_S:
                 # Its sender must have crashed. Twice is better than never.
                 self._under_way.pop(key, None)
                 raise BusDown(f"no confirm within {_LOST_AFTER_S:g} s")
