@@ -59,7 +59,7 @@ def test_it_commits_and_then_reads_so_that_the_page_shows_what_was_committed(jou
         journal, Transaction(appends=new, holds=[("x", first)], discards=[(second.id, second.id)]),
         Wanted(first.id, {"x": asked}),
     )  # fmt: skip
-    assert (reply.error, reply.is_written) == (None, True)
+    assert (reply.error, reply.has_moved, reply.has_deleted) == (None, True, True)
     assert page_ids(reply.page) == [third.id, new[0].id]
     assert reply.held["x"][0] is asked
     assert page_ids(reply.held["x"][1]) == [first.id]
@@ -89,16 +89,16 @@ def test_without_room_for_new_messages_the_rest_is_done(journal: DbRetry, monkey
         Wanted(0, {}),
     )
     assert str(reply.error) == "no room"
-    assert reply.is_written
+    assert (reply.has_moved, reply.has_deleted) == (True, True)
     assert page_ids(reply.page) == ids(journal) == [4]
     assert (held_ids(journal, "x"), [row.id for row in journal.parked()]) == ([1], [2])
-    assert len(refusing.asked) == 2
+    assert len(refusing.asked) == 3
 
 
 def test_new_messages_alone_are_not_tried_again_as_nothing(journal: DbRetry, monkeypatch: pytest.MonkeyPatch) -> None:
     refusing = Refusing(journal, monkeypatch)
     reply = turn(journal, Transaction(appends=take(journal, 1)))
-    assert (str(reply.error), reply.is_written, len(refusing.asked)) == ("no room", True, 1)
+    assert (str(reply.error), reply.has_moved, reply.has_deleted, len(refusing.asked)) == ("no room", True, True, 1)
 
 
 def test_where_nothing_can_be_written_pages_are_still_read(journal: DbRetry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_where_nothing_can_be_written_pages_are_still_read(journal: DbRetry, mon
     Refusing(journal, monkeypatch).refuses = lambda transaction: True
     for appends in ((), take(journal, 1)):
         reply = turn(journal, Transaction(appends=appends, discards=[(1, 1)]), Wanted(old[0].id, {}))
-        assert (str(reply.error), reply.is_written, page_ids(reply.page)) == ("no room", False, [2, 3])
+        assert (str(reply.error), reply.has_deleted, page_ids(reply.page)) == ("no room", False, [2, 3])
 
 
 def test_a_busy_journal_is_not_asked_a_second_time(journal: DbRetry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_a_busy_journal_is_not_asked_a_second_time(journal: DbRetry, monkeypatch
     refusing = Refusing(journal, monkeypatch)
     refusing.error = JournalBusy("locked")
     reply = turn(journal, Transaction(appends=take(journal, 1), discards=[(1, 1)]), Wanted(old[0].id, {}))
-    assert (reply.error, reply.is_written, page_ids(reply.page)) == (refusing.error, False, [2, 3])
+    assert (reply.error, reply.has_deleted, page_ids(reply.page)) == (refusing.error, False, [2, 3])
     assert len(refusing.asked) == 1
 
 

@@ -44,7 +44,7 @@ def test_what_gathers_while_a_transaction_is_under_way_waits_for_the_next() -> N
     pending.park("x", [A], "why")
     pending.discard([6], 0.0)
     pending.discard_held([7], 0.0)
-    pending.settle(under_way, 0.0, with_appends=True)
+    pending.settle(under_way, 0.0, has_appended=True)
     assert built(pending) == Transaction(
         appends=[], holds=(("x", C),), parks=(("x", A, "why"),), discards=((6, 6),), held_discards=((7, 7),)
     )
@@ -68,7 +68,7 @@ def test_moves_are_due_at_once_and_discards_wait_a_moment_for_company() -> None:
     assert pending.seconds_to_work(11.0) == 0.0
     pending.hold("x", [A])
     assert pending.seconds_to_work(10.0) == 0.0
-    pending.settle(built(pending), 10.0, with_appends=True)
+    pending.settle(built(pending), 10.0, has_appended=True)
     assert pending.seconds_to_work(10.0) is None
     pending.park("x", [A], "why")
     assert pending.seconds_to_work(10.0) == 0.0
@@ -79,7 +79,7 @@ def test_discards_that_came_too_late_for_a_transaction_are_due_after_another_mom
     pending.discard_held([5], 0.0)
     under_way = built(pending)
     pending.discard_held([6], 0.0)
-    pending.settle(under_way, 20.0, with_appends=True)
+    pending.settle(under_way, 20.0, has_appended=True)
     assert pending.seconds_to_work(20.0) == pytest.approx(DISCARD_LINGER_S)
 
 
@@ -89,7 +89,7 @@ def test_what_skipped_its_commit_goes_before_newer_messages_once_it_is_to_be_wri
     assert built(pending).appends == []
     under_way = built(pending, C, with_uncommitted=True)
     assert under_way.appends == [A, B, C]
-    pending.settle(under_way, 0.0, with_appends=True)
+    pending.settle(under_way, 0.0, has_appended=True)
     assert (pending.uncommitted, built(pending, with_uncommitted=True).appends) == (0, [])
 
 
@@ -108,7 +108,7 @@ def test_what_is_finished_while_it_is_being_written_is_deleted_again() -> None:
     pending.keep([A, B])
     under_way = built(pending, with_uncommitted=True)
     pending.discard([1], 0.0)
-    pending.settle(under_way, 0.0, with_appends=True)
+    pending.settle(under_way, 0.0, has_appended=True)
     made = built(pending, with_uncommitted=True)
     assert (made.appends, made.discards) == ([], ((1, 1),))
 
@@ -118,7 +118,7 @@ def test_what_could_not_be_appended_stays_uncommitted_while_the_rest_is_done() -
     pending.keep([A, B])
     pending.discard([9], 0.0)
     under_way = built(pending, C, with_uncommitted=True)
-    pending.settle(under_way, 0.0, with_appends=False)
+    pending.settle(under_way, 0.0, has_appended=False)
     made = built(pending, with_uncommitted=True)
     assert (made.appends, made.discards) == ([A, B], ())
     pending.give_back()

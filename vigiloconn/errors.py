@@ -46,9 +46,14 @@ class BadMessage(VigiloError):
 class JournalFull(VigiloError):
     """Raised when the disk has no room for the journal. What could not be written was not accepted."""
 
+    problem = "disk-full"
+    """The name of the state's problem."""
+
 
 class JournalBusy(VigiloError):
     """Raised when another program keeps the journal from being written. What waits must wait; nothing is full."""
+
+    problem = "journal-busy"
 
 
 class JournalDamaged(VigiloError):

@@ -86,6 +86,7 @@ class ConnectorSettings:
     synchronous: str
     journal_max_messages: int
     journal_max_bytes: int
+    journal_min_free_bytes: int
     when_full: Mapping[str, str]
     when_unroutable: Mapping[str, str]
     max_queue_size: int

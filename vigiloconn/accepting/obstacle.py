@@ -56,5 +56,4 @@ class Obstacle:
         """Return what an operator should know."""
         if self._error is None:
             return None
-        name = "disk-full" if self.is_full else "journal-busy"
-        return Problem(name, Level.CRITICAL, str(self._error))
+        return Problem(self._error.problem, Level.CRITICAL, str(self._error))

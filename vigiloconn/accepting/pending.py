@@ -27,6 +27,7 @@ class Pending:
         self._parks: list[tuple[str, Record, str]] = []
         self._discards = FinishedIds()
         self._held_discards = FinishedIds()
+        self._finished_holds: set[int] = set()
         self._uncommitted: dict[int, Record] = {}
         self._is_committing = False
         self._discard_due_s: float | None = None
@@ -58,8 +59,11 @@ class Pending:
         self._discard_soon(now_s)
 
     def discard_held(self, ids: Iterable[int], now_s: float) -> None:
-        """Delete held messages."""
+        """Delete held messages, or such as were not yet moved to the held table."""
+        ids = list(ids)
         self._held_discards.add(ids)
+        if self._holds:
+            self._finished_holds.update({record.id for _, record in self._holds}.intersection(ids))
         self._discard_soon(now_s)
 
     def keep(self, records: Iterable[Record]) -> None:
@@ -75,6 +79,10 @@ class Pending:
 
     def transaction(self, appends: Sequence[Record], with_uncommitted: bool) -> Transaction:
         """Return one transaction that does all that waits and appends these messages, behind the uncommitted ones."""
+        if self._finished_holds:
+            self._holds = [hold for hold in self._holds if hold[1].id not in self._finished_holds]
+            self._discards.add(self._finished_holds)
+            self._finished_holds = set()
         self._is_committing = with_uncommitted and bool(self._uncommitted)
         if self._is_committing:
             appends = [*self._uncommitted.values(), *appends]
@@ -86,19 +94,28 @@ class Pending:
             held_discards=self._held_discards.runs(),
         )
 
-    def settle(self, done: Transaction, now_s: float, *, with_appends: bool) -> None:
-        """Forget what a transaction has done, without `with_appends` all but its new messages."""
-        if with_appends:
+    def settle(
+        self, done: Transaction, now_s: float, *, has_appended: bool, has_moved: bool = True, has_deleted: bool = True
+    ) -> None:
+        """Forget what was done of a transaction; the rest waits for the next one."""
+        if has_appended:
             for record in done.appends if self._is_committing else ():
                 self._uncommitted.pop(record.id, None)
         self._is_committing = False
-        del self._holds[: len(done.holds)]
-        del self._parks[: len(done.parks)]
-        self._discards.forget(done.discards)
-        self._held_discards.forget(done.held_discards)
+        if has_moved:
+            del self._holds[: len(done.holds)]
+            del self._parks[: len(done.parks)]
+        if has_deleted:
+            self._discards.forget(done.discards)
+            self._held_discards.forget(done.held_discards)
         self._discard_due_s = None
         if self._discards or self._held_discards:
             self._discard_soon(now_s)
+
+    def unmoved(self, exchange: str, after_id: int, limit: int) -> list[Record]:
+        """Return the oldest messages with ids above `after_id` that are not yet moved behind those of `exchange`."""
+        waiting = [record for name, record in self._holds if name == exchange and record.id > after_id]
+        return sorted(waiting, key=lambda record: record.id)[:limit]
 
     def give_back(self) -> None:
         """A transaction has failed: all that it was to do still waits."""

@@ -16,13 +16,14 @@ import gevent
 from gevent.event import Event
 
 from vigiloconn.accepting.intake import Intake
-from vigiloconn.accepting.obstacle import Obstacle
+from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
 from vigiloconn.accepting.pending import Pending
 from vigiloconn.accepting.readahead import ReadAhead
 from vigiloconn.errors import JournalBusy, JournalDamaged
 from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
+from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import ConnectorSettings, Settings
 from vigiloconn.supervisor import Handler
 
@@ -86,6 +87,8 @@ class BackupProvider(Handler):
         self._pending = Pending()
         self._ahead = ReadAhead(self._memory_messages)
         self._obstacle = Obstacle(monotonic)
+        self._read_at_s = 0.0
+        self._read_log = RateLimitedLog(log, clock=monotonic)
         self._bus_is_up = False
         self._step: _Step | None = None
 
@@ -270,8 +273,10 @@ class BackupProvider(Handler):
 
     def _seconds_to_work(self) -> float | None:
         """Return after how long there is something to do, 0 for now; None if not before something comes."""
-        if self.is_stopping or self._ahead.wants_any():
+        if self.is_stopping:
             return 0.0
+        if self._ahead.wants_any():
+            return max(0.0, self._read_at_s - self._monotonic())
         if self._obstacle:
             return self._obstacle.seconds_to_retry()
         if not self._intake.is_empty() or (self._pending.uncommitted and not self._bus_is_up):
@@ -305,10 +310,10 @@ class BackupProvider(Handler):
 
     def _settle(self, step: _Step, reply: JournalReply) -> None:
         """Take up what the thread has done."""
-        if reply.is_written:
-            self._pending.settle(step.transaction, self._monotonic(), with_appends=reply.error is None)
-        else:
-            self._pending.give_back()
+        self._pending.settle(
+            step.transaction, self._monotonic(), has_appended=reply.error is None,
+            has_moved=reply.has_moved, has_deleted=reply.has_deleted,
+        )  # fmt: skip
         if reply.error is None:
             if step.may_accept:
                 self._accept(step)
@@ -337,10 +342,17 @@ class BackupProvider(Handler):
         self._intake.look_again()
 
     def _take_pages(self, reply: JournalReply) -> None:
+        if reply.read_error is not None:
+            self._read_at_s = self._monotonic() + RETRY_S
+            self._read_log("%s: what waits can't be read back; tried again in %.0f s", reply.read_error, RETRY_S)
         if reply.page is not None:
             self._ahead.add_page(readable(reply.page), self._ahead.last_id)
         for exchange, (asked, stored) in reply.held.items():
-            self._ahead.add_held_page(exchange, asked, readable(stored))
+            page = readable(stored)
+            if not page and not reply.has_moved:
+                # A full disk keeps them out of the held table, not from the bus: they go on from memory.
+                page = self._pending.unmoved(exchange, asked.after_id, PAGE_MESSAGES // 4)
+            self._ahead.add_held_page(exchange, asked, page)
         if reply.page or reply.held:
             self.on_available()
 
@@ -361,6 +373,7 @@ def backupprovider_factory(settings: Settings) -> BackupProvider:
     journal = DbRetry(
         runtime.backup_file,
         table=runtime.backup_table,
+        min_free_bytes=runtime.journal_min_free_bytes,
         synchronous="normal" if runtime.synchronous == "normal" else "full",
     )
     return BackupProvider(journal, runtime)

@@ -51,6 +51,18 @@ class NoRoom(JournalFull):
     """Raised when it is the disk that has no room; giving something up may help."""
 
 
+class LogBlocked(JournalFull):
+    """Raised when a reader has kept the write-ahead log from being folded for too long."""
+
+    problem = "journal-log"
+
+
+class Unwritable(JournalFull):
+    """Raised when the file can't be written for another reason than room: mounted read-only meanwhile, say."""
+
+    problem = "journal-unwritable"
+
+
 def sqlite_error(exc: BaseException) -> sqlite3.Error | None:
     """Return the driver's own error behind `exc`: itself, or what peewee wrapped."""
     if isinstance(exc, sqlite3.Error):
@@ -62,8 +74,7 @@ def sqlite_error(exc: BaseException) -> sqlite3.Error | None:
 def translate(exc: BaseException, path: Path) -> VigiloError | None:
     """Return what a SQLite error means for the journal at `path`; None for a mistake in the program.
 
-    A file that can't be written for another reason than room (mounted read-only meanwhile) is `JournalFull` too:
-    the caller's answer is the same.
+    A file that can't be written for another reason than room is `JournalFull` too: the caller's answer is the same.
     """
     error = sqlite_error(exc)
     if error is None:
@@ -80,7 +91,7 @@ def translate(exc: BaseException, path: Path) -> VigiloError | None:
     if primary in _UNWRITABLE_PRIMARY_CODES:
         if primary == sqlite3.SQLITE_IOERR and free_bytes(path.parent) < _NEARLY_NOTHING_BYTES:
             return NoRoom(f"journal {path}: the disk is full: {text}; make room on it")
-        return JournalFull(f"journal {path}: can't be written now: {text}")
+        return Unwritable(f"journal {path}: can't be written now: {text}")
     return None
 
 
@@ -88,6 +99,12 @@ def free_bytes(directory: Path) -> int:
     """Return the bytes that this user may still write below `directory`."""
     disk = os.statvfs(directory)
     return disk.f_bavail * disk.f_frsize
+
+
+def disk_bytes(directory: Path) -> int:
+    """Return the size of the disk below `directory`."""
+    disk = os.statvfs(directory)
+    return disk.f_blocks * disk.f_frsize
 
 
 def inode_and_size(path: Path) -> tuple[tuple[int, int], int]:
@@ -191,16 +208,6 @@ class Reserve:
         if self._wanted_bytes > 0:
             self.path.unlink(missing_ok=True)
             self.is_missing = self.is_spent = True
-
-    def spares(self, size_bytes: int) -> bool:
-        """Answer whether the journal may grow by what takes so many bytes of the disk.
-
-        Not with the reserve gone: the next discard needs what room there is. Nor when the disk has less beside the
-        reserve: what fits into the log and then not into the file as well would be in a log that can't be emptied.
-        """
-        if self._wanted_bytes <= 0:
-            return True
-        return not self.is_spent and self._free_bytes(self.path.parent) >= size_bytes
 
     def _is_allocated(self, size_bytes: int) -> bool:
         try:

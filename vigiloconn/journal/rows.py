@@ -22,7 +22,6 @@ PREFIX = "vigiloconn_"
 _CHUNK_ROWS = 500
 #: Acceptance times are kept per range of ids; two ranges are never closer than this.
 _RANGE_S = 1.0
-_NO_CAP_PAGES = 0xFFFFFFFE
 #: Rows of one INSERT. Below SQLite's limit of variables in all versions; more gain nothing.
 _INSERT_ROWS = 250
 
@@ -189,11 +188,27 @@ class JournalRows:
         sql = f"SELECT id, exchange, reason, CAST(msg AS BLOB), parked_at FROM {_PARKED} ORDER BY seq LIMIT ?"
         return [ParkedRecord(*row) for row in self.connection.execute(sql, (limit,))]
 
+    def checkpoint(self, mode: str) -> None:
+        """Fold the write-ahead log into the file, as far as readers allow it now."""
+        patience_ms = self._pragma("busy_timeout")
+        # A reader may stay for hours: to wait for it each time would be to do nothing else.
+        self._pragma("busy_timeout = 0")
+        try:
+            self._pragma(f"wal_checkpoint({mode})")
+        finally:
+            self._pragma(f"busy_timeout = {patience_ms}")
+
     def size_bytes_in_pages(self) -> int:
         """Return the size of the database: what the file has once the log is folded into it."""
-        pages: int = self.connection.execute("PRAGMA page_count").fetchone()[0]
-        page_bytes: int = self.connection.execute("PRAGMA page_size").fetchone()[0]
-        return pages * page_bytes
+        return self._pragma("page_count") * self._pragma("page_size")
+
+    def emptied_bytes(self) -> int:
+        """Return the size of the pages that hold nothing any more."""
+        return self._pragma("freelist_count") * self._pragma("page_size")
+
+    def _pragma(self, name: str) -> int:
+        value: int = self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+        return value
 
     def count(self, meta: Mapping[str, str], is_foreign: bool) -> Counts:
         """Read the totals, or count them where the file's are not to be trusted."""
@@ -212,16 +227,9 @@ class JournalRows:
             counts.range_began = accepted_at
         return counts
 
-    def append(self, counts: Counts, records: Sequence[Record], *, may_grow: bool = True) -> None:
-        """Add accepted messages. Without `may_grow` only pages that discards have emptied are filled."""
-        if not may_grow:
-            pages = self.connection.execute("PRAGMA page_count").fetchone()[0]
-            self.connection.execute(f"PRAGMA max_page_count = {pages}")
-        try:
-            self._insert(records)
-        finally:
-            if not may_grow:
-                self.connection.execute(f"PRAGMA max_page_count = {_NO_CAP_PAGES}")
+    def append(self, counts: Counts, records: Sequence[Record]) -> None:
+        """Add accepted messages."""
+        self._insert(records)
         counts.rows += len(records)
         counts.size_bytes += sum(len(record.body) for record in records)
         began = records[0].accepted_at

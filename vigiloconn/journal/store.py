@@ -16,10 +16,13 @@ from typing import Literal, TypeVar
 from peewee import PeeweeException, SqliteDatabase
 
 from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull, SettingsError, StartError
+from vigiloconn.journal import room
 from vigiloconn.journal.files import (
+    LogBlocked,
     NoRoom,
     Reserve,
     check_place,
+    disk_bytes,
     free_bytes,
     inode_and_size,
     log_problem,
@@ -62,6 +65,7 @@ class DbRetry:
         table: str = "tobus",
         synchronous: Literal["full", "normal"] = "full",
         reserve_bytes: int = 1 << 20,
+        min_free_bytes: int = 8 << 20,
         clock: Callable[[], float] = time.time,
         free_bytes: Callable[[Path], int] = free_bytes,
     ) -> None:
@@ -77,6 +81,8 @@ class DbRetry:
         self.next_id = 1
         self._clock = clock
         self._free_bytes = free_bytes
+        self._min_free_bytes = min_free_bytes
+        self._floor_bytes = 0
         self._counts = Counts()
         self._opened_at = 0.0
         self._inode = (0, 0)
@@ -88,7 +94,7 @@ class DbRetry:
             "cache_size": "-2000",
             # A full disk must not fail a statement for want of a temporary file.
             "temp_store": "memory",
-            "journal_size_limit": str(4 << 20),
+            "journal_size_limit": str(room.LOG_BYTES),
         }
         self._database = SqliteDatabase(
             os.fspath(self.path),
@@ -148,23 +154,21 @@ class DbRetry:
         return OpenReport(aside, problem, self.rows, False)
 
     def apply(self, transaction: Transaction) -> None:
-        """Commit `transaction`, whole or not at all.
+        """Commit `transaction`, in one transaction of SQLite's where the disk has room for it.
 
-        On a full disk one without appends gives up the reserve, and may then be done in steps, oldest first;
-        after an error in between it is right to apply the same again. Raises `JournalFull`, `JournalBusy`,
-        `JournalDamaged`.
+        Else it is done in steps, the new messages last and whole; after an error in between it is right to apply the
+        same again, for as long as that is not done. Raises `JournalFull`, `JournalBusy`, `JournalDamaged`.
         """
-        try:
-            self._commit(transaction)
-        except NoRoom:
-            if transaction.appends:
-                # The write-ahead log itself may hold the room that is wanted.
-                self._checkpoint()
+        if transaction.appends:
+            self._check_log()
+        if self._fits(transaction):
+            try:
                 self._commit(transaction)
-            else:
-                self._reserve.give_up()
-                self._checkpoint()
+            except NoRoom:
+                # Others have taken it in this moment.
                 self._commit_in_parts(transaction)
+        else:
+            self._commit_in_parts(transaction)
         if self._growth_bytes() > self._reserve.size_bytes // 2 > 0:
             # What is in the log only must fit into the reserve, or on a full disk the log could never be emptied.
             self._checkpoint("PASSIVE")
@@ -316,6 +320,7 @@ class DbRetry:
             journal_uuid = meta.get("uuid") or uuid.uuid4().hex
             rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
         if not self.volatile:
+            self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
         self._counts, self._opened_at, self.next_id, self.uuid = counts, opened_at, used_id + 1, journal_uuid
 
@@ -353,9 +358,7 @@ class DbRetry:
             self._check_place()
         with self._transaction():
             if transaction.appends:
-                # Once in the log, once in the file, and what SQLite puts around them.
-                room_bytes = 3 * sum(len(record.body) for record in transaction.appends)
-                rows.append(counts, transaction.appends, may_grow=self._reserve.spares(room_bytes))
+                rows.append(counts, transaction.appends)
             rows.hold(counts, transaction.holds)
             rows.park(counts, transaction.parks, self._clock())
             rows.discard(counts, transaction.discards)
@@ -367,16 +370,56 @@ class DbRetry:
         self.next_id = max(self.next_id, used_id + 1)
 
     def _commit_in_parts(self, transaction: Transaction) -> None:
-        """Commit a transaction at once or, as long as there is no room for that, in halves, the older one first."""
-        try:
-            self._commit(transaction)
-        except NoRoom:
-            parts = transaction.parts()
-            if not parts:
-                raise
-            for part in parts:
+        """Commit a transaction at once or, where there is no room for that, in halves, the older one first."""
+        # The write-ahead log itself may hold the room that is wanted.
+        self._checkpoint()
+        if self._fits(transaction) or (not transaction.grows and self._is_folded()):
+            try:
+                self._commit(transaction)
+                return
+            except NoRoom:
+                # What has failed is in the log's file, and goes with it: nothing else was there.
                 self._checkpoint()
-                self._commit_in_parts(part)
+        if not (parts := transaction.parts()):
+            raise self._no_room()
+        for part in parts:
+            self._commit_in_parts(part)
+
+    def _is_folded(self) -> bool:
+        """Answer whether nothing in the log needs room in the file; the reserve is given up where the disk has none."""
+        free_bytes = self._free_bytes(self.path.parent)
+        if free_bytes < max(self._growth_bytes(), self._reserve.size_bytes):
+            self._reserve.give_up()
+            self._checkpoint()
+        return self._growth_bytes() <= 0
+
+    def _fits(self, transaction: Transaction) -> bool:
+        """Answer whether the disk has room for a transaction, and for what must be left."""
+        if self.volatile:
+            return True
+        disk = room.Disk(self._free_bytes(self.path.parent), self._growth_bytes(), self._rows.emptied_bytes())
+        return room.fits(transaction, room.need_of(transaction), disk, self._floor_bytes)
+
+    def _no_room(self) -> NoRoom:
+        free_bytes = self._free_bytes(self.path.parent)
+        return NoRoom(
+            f"journal {self.path}: the disk is full: {free_bytes} bytes are free, of which {self._floor_bytes} are "
+            "kept (journal_min_free); make room on it"
+        )
+
+    def _check_log(self) -> None:
+        """Raise `LogBlocked` when the log is too long and can't be folded."""
+        if self._log_bytes() <= room.LOG_MAX_BYTES:
+            return
+        self._checkpoint()
+        if (log_bytes := self._log_bytes()) > room.LOG_MAX_BYTES:
+            raise LogBlocked(
+                f"journal {self.path}: a reader's open transaction keeps its log from being folded, which has "
+                f"{log_bytes} bytes; end that transaction"
+            )
+
+    def _log_bytes(self) -> int:
+        return 0 if self.volatile else inode_and_size(Path(f"{self.path}-wal"))[1]
 
     def _check_place(self) -> int:
         """Return the size of the file in bytes.
@@ -400,6 +443,6 @@ class DbRetry:
         try:
             # One that fails half-way has used up the room and freed none.
             if self.volatile or self._growth_bytes() <= self._free_bytes(self.path.parent):
-                self._rows.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+                self._rows.checkpoint(mode)
         except (sqlite3.Error, JournalDamaged) as exc:
             log.debug("journal %s: checkpoint: %s", self.path, exc)

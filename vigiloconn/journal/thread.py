@@ -42,8 +42,13 @@ class JournalReply:
     """What one call brought back."""
 
     error: JournalFull | JournalBusy | None = None
-    is_written: bool = True
-    """False when holds, parks and discards could not be done either."""
+    """Why not all was done: the new messages were not accepted then."""
+    has_moved: bool = True
+    """False when the holds and parks could not be done."""
+    has_deleted: bool = True
+    """False when the discards could not be done."""
+    read_error: JournalFull | JournalBusy | None = None
+    """Why not all that was wanted could be read; it is wanted still."""
     page: list[StoredRecord] | None = None
     """None when none was wanted as the call began; one may be wanted since."""
     held: dict[str, tuple[HeldRequest, list[StoredRecord]]] = field(default_factory=dict)
@@ -90,29 +95,35 @@ class JournalThread:
         except JournalBusy as exc:
             # What is less would be locked out as well, and each attempt waits.
             reply.error = exc
-            reply.is_written = False
+            reply.has_moved = reply.has_deleted = False
         except JournalFull as exc:
             reply.error = exc
-            reply.is_written = bool(transaction.appends) and self._applied_without_appends(transaction)
-        # Without room for holds and parks, reading on would gather them in memory without an end.
-        may_read = reply.is_written or len(transaction.holds) + len(transaction.parks) < 2 * PAGE_MESSAGES
-        if wanted.after_id is not None and may_read:
-            reply.page = journal.peek(wanted.after_id, PAGE_MESSAGES, PAGE_BYTES)
-        if reply.is_written:
-            for exchange, asked in wanted.held.items():
-                page = journal.peek_held(exchange, asked.after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
-                reply.held[exchange] = (asked, page)
+            # Deletions first: the moves can use the room that they make.
+            reply.has_deleted = self._is_applied(replace(transaction, appends=(), holds=(), parks=()))
+            reply.has_moved = self._is_applied(replace(transaction, appends=(), discards=(), held_discards=()))
+        self._read(reply, transaction, wanted)
         return reply
 
-    def _applied_without_appends(self, transaction: Transaction) -> bool:
-        rest = replace(transaction, appends=())
+    def _is_applied(self, transaction: Transaction) -> bool:
         try:
-            # To commit nothing would cost the reserve all the same.
-            if rest:
-                self._journal.apply(rest)
+            if transaction:
+                self._journal.apply(transaction)
         except (JournalFull, JournalBusy):
             return False
         return True
+
+    def _read(self, reply: JournalReply, transaction: Transaction, wanted: Wanted) -> None:
+        journal = self._journal
+        # Without room for holds and parks, reading on would gather them in memory without an end.
+        may_read = reply.has_moved or len(transaction.holds) + len(transaction.parks) < 2 * PAGE_MESSAGES
+        try:
+            if wanted.after_id is not None and may_read:
+                reply.page = journal.peek(wanted.after_id, PAGE_MESSAGES, PAGE_BYTES)
+            for exchange, asked in wanted.held.items():
+                page = journal.peek_held(exchange, asked.after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
+                reply.held[exchange] = (asked, page)
+        except (JournalFull, JournalBusy) as exc:
+            reply.read_error = exc
 
 
 def readable(stored: Sequence[StoredRecord]) -> list[Record]:

@@ -33,14 +33,26 @@ class Transaction:
     def __bool__(self) -> bool:
         return bool(self.appends or self.holds or self.parks or self.discards or self.held_discards)
 
+    @property
+    def grows(self) -> bool:
+        """Answer whether it writes messages: deletions alone never make the file grow."""
+        return bool(self.appends or self.holds or self.parks)
+
     def parts(self) -> list[Transaction]:
-        """Cut a transaction without appends in two or more, each true by itself, in order; [] when it can't be cut."""
-        kinds = [Transaction(holds=self.holds)] if self.holds else []
-        kinds += [Transaction(parks=self.parks)] if self.parks else []
-        kinds += [Transaction(discards=self.discards)] if self.discards else []
+        """Cut a transaction in two or more, each true by itself, in order; [] when it can't be cut.
+
+        New messages are not cut: they are accepted together or not at all.
+        """
+        # Deletions first: the moves can use the room that they make.
+        kinds = [Transaction(discards=self.discards)] if self.discards else []
         kinds += [Transaction(held_discards=self.held_discards)] if self.held_discards else []
+        kinds += [Transaction(holds=self.holds)] if self.holds else []
+        kinds += [Transaction(parks=self.parks)] if self.parks else []
+        kinds += [Transaction(appends=self.appends)] if self.appends else []
         if len(kinds) != 1:
             return kinds
+        if self.appends:
+            return []
         if self.holds:
             return [Transaction(holds=half) for half in _halves(self.holds)]
         if self.parks:

@@ -121,6 +121,9 @@ CONNECTOR = (
     _new("journal_max_messages", "10000000", values.whole(1), "bound of the journal", unit="messages"),
     _new("journal_max_bytes", "4 GiB", values.byte_count,
          "bound of the journal; suffix K, M, G (KiB, MiB, GiB)", unit="bytes"),
+    _new("journal_min_free", "8 MiB", values.byte_count,
+         "what new messages leave free on the journal's disk, an eighth of the disk at most, so that what was accepted "
+         "can be sent and deleted whatever else fills it", attribute="journal_min_free_bytes", unit="bytes"),
     _new("when_full", "block, perf:drop-newest", values.policies(("block", "drop-newest"), WHEN_FULL),
          "at the journal's bounds: `block` lets the writers wait, `drop-newest` refuses and counts; "
          "a policy for all types, `TYPE:POLICY` for one"),

@@ -1,0 +1,98 @@
+"""What a transaction takes of the disk and what it must leave: pure figures, and the same on real files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.journals import KEY, reopened
+from vigiloconn.interfaces import Record
+from vigiloconn.journal import room
+from vigiloconn.journal.room import Disk, fits, floor_bytes, need_of
+from vigiloconn.journal.transaction import Transaction
+
+MIB = 1 << 20
+
+
+def records(count: int, size: int) -> list[Record]:
+    return [Record(id, KEY, b"x" * size, 1.0) for id in range(1, count + 1)]
+
+
+NEW = Transaction(appends=records(100, 300))
+MOVE = Transaction(holds=[("gone", r) for r in records(100, 300)])
+DELETION = Transaction(discards=[(1, 60)], held_discards=[(61, 100)])
+
+
+def least(transaction: Transaction, *, unfolded: int = 0, emptied: int = 0, floor: int = 0) -> int:
+    """Return how much must be free for a transaction, by trying."""
+    need = need_of(transaction)
+    low, high = 0, 1 << 40
+    while low < high:
+        middle = (low + high) // 2
+        if fits(transaction, need, Disk(middle, unfolded, emptied), floor):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def test_the_floor_is_what_the_settings_say_but_no_more_than_an_eighth_of_the_disk() -> None:
+    assert floor_bytes(8 * MIB, 1000 * MIB) == 8 * MIB
+    assert floor_bytes(8 * MIB, 40 * MIB) == 5 * MIB
+
+
+def test_new_messages_leave_the_floor_moves_half_of_it_and_deletions_nothing() -> None:
+    assert least(NEW, floor=8 * MIB) - least(NEW) == 8 * MIB
+    assert least(MOVE, floor=8 * MIB) - least(MOVE) == 4 * MIB
+    assert least(DELETION, floor=8 * MIB) == least(DELETION)
+
+
+@pytest.mark.parametrize("transaction", [NEW, MOVE, DELETION])
+def test_whatever_is_written_leaves_the_room_to_fold_the_log(transaction: Transaction) -> None:
+    assert least(transaction, unfolded=MIB) - least(transaction) == MIB
+
+
+def test_what_fits_into_emptied_pages_need_not_wait_for_the_whole_floor() -> None:
+    growth = need_of(NEW).growth_bytes
+    assert growth > 0
+    assert least(NEW, floor=8 * MIB) - least(NEW, emptied=growth, floor=8 * MIB) == 6 * MIB + growth
+    assert least(NEW, emptied=growth - 1, floor=8 * MIB) > 8 * MIB
+
+
+def test_deletions_never_make_the_file_grow() -> None:
+    assert need_of(DELETION).growth_bytes == 0
+    assert need_of(DELETION).log_bytes >= 100 * 4096
+
+
+@pytest.mark.parametrize("size", [20, 200, 500, 900, 1020, 2030, 2050, 3000, 4070, 4100, 8200, 60_000])
+def test_the_need_is_never_less_than_what_a_transaction_takes(tmp_path: Path, size: int) -> None:
+    journal = reopened(tmp_path / "backup.sqlite", reserve_bytes=0)
+    count = max(10, 400_000 // size)
+    new = [Record(id, KEY, b'"' + b"x" * (size - 2) + b'"', 1.0) for id in range(1, count + 1)]
+    log = Path(f"{journal.path}-wal")
+
+    def taken(transaction: Transaction) -> tuple[int, int]:
+        before = journal.path.stat().st_size
+        journal.apply(transaction)
+        logged = log.stat().st_size
+        journal._checkpoint()
+        return logged, journal.path.stat().st_size - before
+
+    journal._checkpoint()
+    half = len(new) // 2
+    for transaction in (
+        Transaction(appends=new),
+        Transaction(holds=[("gone", r) for r in new[::2]]),
+        Transaction(parks=[("gone", r, "nobody wants it") for r in new[:half]]),
+        Transaction(discards=[(1, half)], held_discards=[(1, half)]),
+    ):
+        need = need_of(transaction)
+        logged, growth = taken(transaction)
+        assert logged <= need.log_bytes
+        assert growth <= need.growth_bytes + 8 * 4096
+    journal.close()
+
+
+def test_the_log_may_grow_beyond_its_size_in_fair_weather_before_a_reader_stops_acceptance() -> None:
+    assert room.LOG_MAX_BYTES >= 4 * room.LOG_BYTES
