@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.journals import append, assert_totals_are_exact, body, held_ids, ids, reopened, take
 from vigiloconn.errors import JournalBusy, JournalDamaged, SettingsError, StartError
+from vigiloconn.journal.clock import JournalClock
 from vigiloconn.journal.runs import runs_of
 from vigiloconn.journal.store import CRASH_GAP_IDS, DbRetry
 from vigiloconn.journal.transaction import Transaction
@@ -22,12 +23,8 @@ from vigiloconn.journal.transaction import Transaction
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Clock:
-    def __init__(self, now: float = 1_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
+def clock(wall_s: float, boot_s: float = 50.0, boot_id: str = "this boot") -> JournalClock:
+    return JournalClock(lambda: wall_s, lambda: boot_s, lambda: boot_id)
 
 
 @pytest.fixture
@@ -278,8 +275,7 @@ def twisted_file(path: Path, count: int) -> None:
 
 def test_a_twisted_file_is_taken_over_in_place_and_its_rows_come_first(path: Path) -> None:
     twisted_file(path, 4)
-    clock = Clock(5000.0)
-    journal = DbRetry(path, clock=clock)
+    journal = DbRetry(path, clock=clock(5000.0))
     report = journal.open()
     assert (report.taken_over, report.set_aside, report.problem, report.volatile) == (4, None, "", False)
     assert journal.next_id == 5
@@ -309,7 +305,7 @@ def test_the_old_program_can_take_the_file_back(path: Path) -> None:
 
 
 def test_rows_that_another_program_changed_are_counted_again_under_a_new_uuid(path: Path) -> None:
-    journal = reopened(path, clock=Clock(100.0))
+    journal = reopened(path, clock=clock(100.0))
     append(journal, 3, accepted_at=50.0)
     name = journal.uuid
     journal.close()
@@ -318,7 +314,7 @@ def test_rows_that_another_program_changed_are_counted_again_under_a_new_uuid(pa
     old.execute("INSERT INTO tobus VALUES (NULL, ?)", (body(1).decode(),))  # an id that we have used
     old.commit()
     old.close()
-    journal = reopened(path, clock=Clock(200.0))
+    journal = reopened(path, clock=clock(200.0))
     assert journal.uuid != name
     assert [(r.id, r.accepted_at) for r in journal.peek(0, 10, 1 << 20)] == [(1, 200.0)]
     assert journal.next_id == 4

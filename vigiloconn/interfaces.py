@@ -40,7 +40,9 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     key: RouteKey
     body: bytes
     accepted_at: float
-    """UNIX seconds."""
+    """UNIX seconds, for people: ages are told by the journal's `age_s`."""
+    boot_s: float | None = None
+    """Seconds of this boot's clock at the acceptance; None where it was in another boot or is not known."""
 
 
 class Writer(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.support.inline import InLine
 from vigiloconn.handlers.backup import BackupProvider
 from vigiloconn.interfaces import Batch, Record, RouteKey
+from vigiloconn.journal.clock import JournalClock
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.thread import JournalThread
 from vigiloconn.options import ConnectorSettings, parse_settings
@@ -29,15 +30,19 @@ class Hand:
 class Crank:
     """A provider and its journal. `provider.cycle()` is one turn."""
 
-    def __init__(self, path: Path, pool: InLine | None = None, *, is_started: bool = True, **runtime: object) -> None:
+    def __init__(
+        self, path: Path, pool: InLine | None = None, *, is_started: bool = True, boot_id: str = "this boot",
+        **runtime: object,
+    ) -> None:
         self.settings: ConnectorSettings = replace(parse_settings("").runtime, **runtime)  # type: ignore[arg-type]
         self.pool = pool or InLine()
         self.monotonic = Hand(100.0)
         self.wall = Hand()
-        self.journal = DbRetry(path, clock=self.wall)
+        self.boot = Hand(5_000.0)
+        self.journal = DbRetry(path, clock=JournalClock(self.wall, self.boot, lambda: boot_id))
         self.provider = BackupProvider(
             self.journal, self.settings, thread=JournalThread(self.journal, lambda: self.pool),
-            monotonic=self.monotonic, wall=self.wall,
+            monotonic=self.monotonic,
         )  # fmt: skip
         if is_started:
             self.provider.start_service()

@@ -55,7 +55,7 @@ class BackupProvider(Handler):
     behind, at a request for acceptance and at the stop.
 
     Gauges in `stats()`: queue, backup, backup_bytes, backup_in_buf, backup_out_buf, held, parked.
-    `monotonic` gives seconds and `wall` UNIX seconds; `cycle` may be called instead of letting `run` do it.
+    `monotonic` gives seconds; `cycle` may be called instead of letting `run` do it.
     """
 
     name = "journal"
@@ -67,7 +67,6 @@ class BackupProvider(Handler):
         *,
         thread: JournalThread | None = None,
         monotonic: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         self.journal = journal
         self.report: OpenReport | None = None
@@ -79,7 +78,6 @@ class BackupProvider(Handler):
         """True once the stop was asked for: nothing more comes in."""
         self._settings = settings
         self._monotonic = monotonic
-        self._wall = wall
         self._thread = thread or JournalThread(journal)
         self._wake = Event()
         self._memory_messages = settings.max_queue_size or PAGE_MESSAGES
@@ -205,8 +203,8 @@ class BackupProvider(Handler):
         return taken
 
     def age_s(self, record: Record) -> float:
-        """Return the seconds since a message was accepted."""
-        return max(0.0, self._wall() - record.accepted_at)
+        """Return the seconds since a message was accepted, whatever the wall clock did meanwhile."""
+        return self.journal.clock.age_s(record)
 
     def discard(self, ids: Iterable[int]) -> None:
         """These messages of the main table are finished, in any order."""
@@ -287,11 +285,11 @@ class BackupProvider(Handler):
         """Give the thread what has gathered."""
         may_accept = self.is_stopping or self._obstacle.seconds_to_retry() == 0
         group = self._intake.next_group() if may_accept else []
-        now = self._wall()
+        now = self.journal.clock.now()
         # Numbered before the commit, so that what skips it has its number too.
         first_id = max(self.journal.next_id, self._ahead.last_id + 1)
         records = [
-            Record(id, key, body, now)
+            Record(id, key, body, *now)
             for id, (key, body) in enumerate((item for batch in group for item in batch.items), first_id)
         ]
         is_kept = not may_accept or self._may_skip_commit(group, records)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 from peewee import FloatField, IntegerField, Model, SqliteDatabase, TextField
 
 from vigiloconn.interfaces import Record
+from vigiloconn.journal.clock import Stamp
 from vigiloconn.journal.runs import Run
 from vigiloconn.journal.transaction import ParkedRecord, StoredRecord
 
@@ -25,7 +26,9 @@ _RANGE_S = 1.0
 #: Rows of one INSERT. Below SQLite's limit of variables in all versions; more gain nothing.
 _INSERT_ROWS = 250
 
-_META, _ACCEPTED, _HELD, _PARKED = (PREFIX + name for name in ("meta", "accepted", "held", "parked"))
+_META, _ACCEPTED, _HELD, _BOOT, _PARKED = (
+    PREFIX + name for name in ("meta", "accepted", "held", "boot", "parked")
+)
 
 T = TypeVar("T")
 M = TypeVar("M", tuple[str, Record], tuple[str, Record, str])
@@ -41,7 +44,7 @@ class Counts:
     held: dict[str, int] = field(default_factory=dict)
     parked_rows: int = 0
     parked_bytes: int = 0
-    range_began: float = float("-inf")
+    newest_range: Stamp | None = None
     """Acceptance time of the newest range."""
 
     def copy(self) -> Counts:
@@ -80,6 +83,8 @@ def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
     class Accepted(Model):
         first_id = _PlainId()
         accepted_at = FloatField()
+        boot = IntegerField(null=True)
+        boot_s = FloatField(null=True)
 
     class Held(Model):
         id = _PlainId()
@@ -87,6 +92,13 @@ def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
         exchange = TextField(index=True)
         msg = TextField()
         accepted_at = FloatField()
+        boot = IntegerField(null=True)
+        boot_s = FloatField(null=True)
+
+    class Boot(Model):
+        # What `boot` in other tables stands for.
+        number = _PlainId()
+        boot_id = TextField(unique=True)
 
     class Parked(Model):
         # The order of parking, which is not that of the ids.
@@ -97,7 +109,7 @@ def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
         msg = TextField()
         parked_at = FloatField()
 
-    models: list[type[Model]] = [Main, Meta, Accepted, Held, Parked]
+    models: list[type[Model]] = [Main, Meta, Accepted, Held, Boot, Parked]
     for model in models:
         model._meta.set_database(database)
         name = table if model is Main else PREFIX + model.__name__.lower()
@@ -112,6 +124,7 @@ class JournalRows:
         self.main = f'"{table}"'
         self._insert_one = f"INSERT INTO {self.main} (id, msg) VALUES (?, CAST(? AS TEXT))"
         self._insert_many = self._insert_one + ", (?, CAST(? AS TEXT))" * (_INSERT_ROWS - 1)
+        self._boot = 0
         self._database = database
         self._models = _models(database, table)
 
@@ -120,9 +133,17 @@ class JournalRows:
         """The driver's own connection: what is hot goes past peewee's query builder."""
         return cast(sqlite3.Connection, self._database.connection())  # type: ignore[no-untyped-call]
 
-    def create(self) -> None:
-        """Make the tables that are missing."""
+    def create(self, boot_id: str) -> None:
+        """Make the tables that are missing, and the columns that a file of version 1 lacks."""
         self._database.create_tables(self._models)
+        for table in (_ACCEPTED, _HELD):
+            known = {row[1] for row in self.connection.execute(f"PRAGMA table_info({table})")}
+            for column, kind in (("boot", "INTEGER"), ("boot_s", "REAL")):
+                if column not in known:
+                    self.connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        self.connection.execute(f"INSERT OR IGNORE INTO {_BOOT} (boot_id) VALUES (?)", (boot_id,))
+        found = self.connection.execute(f"SELECT number FROM {_BOOT} WHERE boot_id = ?", (boot_id,))
+        self._boot = found.fetchone()[0]
 
     def read_meta(self) -> dict[str, str]:
         """Return what the file says about itself: uuid, schema, counter of ids, totals."""
@@ -148,39 +169,40 @@ class JournalRows:
         highest: int = self.connection.execute(sql).fetchone()[0]
         return highest
 
-    def forget_times(self, counts: Counts, first_id: int, accepted_at: float) -> None:
+    def forget_times(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
         """Let everything from `first_id` on count as accepted at this time."""
         self.connection.execute(f"DELETE FROM {_ACCEPTED}")
+        counts.newest_range = None
         if first_id:
-            self.connection.execute(f"INSERT INTO {_ACCEPTED} VALUES (?, ?)", (first_id, accepted_at))
-        counts.range_began = accepted_at if first_id else float("-inf")
+            self._begin_range(counts, first_id, accepted)
 
-    def peek(self, after_id: int, limit: int, max_bytes: int, unknown_at: float) -> list[StoredRecord]:
-        """Read a page of the main table; `unknown_at` stands in for a time that is not known."""
+    def peek(self, after_id: int, limit: int, max_bytes: int, unknown: Stamp) -> list[StoredRecord]:
+        """Read a page of the main table; `unknown` stands in for a time that is not known."""
         sql = f"SELECT id, CAST(msg AS BLOB) FROM {self.main} WHERE id > ? ORDER BY id LIMIT ?"
         found = _upto(self.connection.execute(sql, (after_id, limit)), max_bytes)
         if not found:
             return []
         ranges = self.connection.execute(
-            f"SELECT first_id, accepted_at FROM {_ACCEPTED} WHERE first_id <= ?2 AND first_id >= "
+            f"SELECT first_id, accepted_at, CASE boot WHEN ?3 THEN boot_s END FROM {_ACCEPTED} "
+            "WHERE first_id <= ?2 AND first_id >= "
             f"coalesce((SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?1), ?1) ORDER BY first_id",
-            (found[0][0], found[-1][0]),
+            (found[0][0], found[-1][0], self._boot),
         ).fetchall()
-        records, at, accepted_at = [], 0, unknown_at
+        records, at, accepted = [], 0, unknown
         for row_id, body in found:
             while at < len(ranges) and ranges[at][0] <= row_id:
-                accepted_at = ranges[at][1]
+                accepted = Stamp(*ranges[at][1:])
                 at += 1
-            records.append(StoredRecord(row_id, body or b"", accepted_at))
+            records.append(StoredRecord(row_id, body or b"", *accepted))
         return records
 
     def peek_held(self, exchange: str, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
         """Read a page of what is held for `exchange`."""
         sql = (
-            f"SELECT id, CAST(msg AS BLOB), accepted_at FROM {_HELD} WHERE exchange = ? AND id > ? "
-            "ORDER BY id LIMIT ?"
+            f"SELECT id, CAST(msg AS BLOB), accepted_at, CASE boot WHEN ? THEN boot_s END FROM {_HELD} "
+            "WHERE exchange = ? AND id > ? ORDER BY id LIMIT ?"
         )
-        found = _upto(self.connection.execute(sql, (exchange, after_id, limit)), max_bytes)
+        found = _upto(self.connection.execute(sql, (self._boot, exchange, after_id, limit)), max_bytes)
         return [StoredRecord(*row) for row in found]
 
     def parked(self, limit: int) -> list[ParkedRecord]:
@@ -222,9 +244,9 @@ class JournalRows:
                 counts.size_bytes += size_bytes
         else:
             counts.rows, counts.size_bytes = int(meta["rows"]), int(meta["size_bytes"])
-        newest = f"SELECT accepted_at FROM {_ACCEPTED} ORDER BY first_id DESC LIMIT 1"
-        for (accepted_at,) in self.connection.execute(newest):
-            counts.range_began = accepted_at
+        newest = f"SELECT accepted_at, CASE boot WHEN ? THEN boot_s END FROM {_ACCEPTED} ORDER BY first_id DESC LIMIT 1"
+        for row in self.connection.execute(newest, (self._boot,)):
+            counts.newest_range = Stamp(*row)
         return counts
 
     def append(self, counts: Counts, records: Sequence[Record]) -> None:
@@ -232,10 +254,17 @@ class JournalRows:
         self._insert(records)
         counts.rows += len(records)
         counts.size_bytes += sum(len(record.body) for record in records)
-        began = records[0].accepted_at
-        if not 0.0 <= began - counts.range_began < _RANGE_S:
-            self.connection.execute(f"INSERT INTO {_ACCEPTED} VALUES (?, ?)", (records[0].id, began))
-            counts.range_began = began
+        accepted = Stamp(records[0].accepted_at, records[0].boot_s)
+        if not _is_close(counts.newest_range, accepted):
+            self._begin_range(counts, records[0].id, accepted)
+
+    def _begin_range(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
+        sql = f"INSERT INTO {_ACCEPTED} (first_id, accepted_at, boot, boot_s) VALUES (?, ?, ?, ?)"
+        self.connection.execute(sql, (first_id, *self._stored(accepted)))
+        counts.newest_range = accepted
+
+    def _stored(self, accepted: Stamp) -> tuple[float, int | None, float | None]:
+        return accepted.wall_s, None if accepted.boot_s is None else self._boot, accepted.boot_s
 
     def _insert(self, records: Sequence[Record]) -> None:
         # Many rows a statement: SQLite works through them without the interpreter's lock in between, which the
@@ -253,8 +282,12 @@ class JournalRows:
         for chunk in _portions(holds):
             fresh = self._unknown(_HELD, chunk)
             self.connection.executemany(
-                f"INSERT INTO {_HELD} (id, exchange, msg, accepted_at) VALUES (?, ?, CAST(? AS TEXT), ?)",
-                [(record.id, exchange, record.body, record.accepted_at) for exchange, record in fresh],
+                f"INSERT INTO {_HELD} (id, exchange, msg, accepted_at, boot, boot_s) "
+                "VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?)",
+                [
+                    (record.id, name, record.body, *self._stored(Stamp(record.accepted_at, record.boot_s)))
+                    for name, record in fresh
+                ],
             )
             for exchange, record in fresh:
                 counts.rows += 1
@@ -360,6 +393,15 @@ def _upto(cursor: sqlite3.Cursor, max_bytes: int) -> list[Any]:
     # A statement that is not read to its end keeps the log from being emptied.
     cursor.close()
     return found
+
+
+def _is_close(began: Stamp | None, accepted: Stamp) -> bool:
+    """Answer whether a time is so close to that of a range that it may count as the same, by both clocks."""
+    if began is None or (began.boot_s is None) != (accepted.boot_s is None):
+        return False
+    # Nor is a step of the wall clock hidden: it is the one that tells across a reboot.
+    steps = [accepted.wall_s - began.wall_s, (accepted.boot_s or 0.0) - (began.boot_s or 0.0)]
+    return all(0.0 <= step < _RANGE_S for step in steps)
 
 
 def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:

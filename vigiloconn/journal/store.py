@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sqlite3
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from peewee import PeeweeException, SqliteDatabase
 
 from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull, SettingsError, StartError
 from vigiloconn.journal import room
+from vigiloconn.journal.clock import JournalClock, Stamp
 from vigiloconn.journal.files import (
     LogBlocked,
     NoRoom,
@@ -39,7 +39,7 @@ __all__ = ["DbRetry", "OpenReport", "ParkedRecord", "StoredRecord", "Transaction
 log = logging.getLogger(__name__)
 
 #: Version of the side tables. A file with a higher one was written by a newer program.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 #: Ids that a killed process used without journaling them are unknown to its file, so the next process begins this
 #: much higher; 63 bits have room for nine million such ends.
 CRASH_GAP_IDS = 10**12
@@ -55,7 +55,7 @@ class DbRetry:
     which is the old program's, would turn a text that looks like a number into one. Errors of SQLite come out as
     `JournalFull` or `JournalBusy` (nothing of the transaction is done, try again later) or `JournalDamaged` (call
     `start_afresh`).
-    `clock` gives UNIX seconds, `free_bytes` what may still be written below a directory.
+    `free_bytes` tells what may still be written below a directory.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class DbRetry:
         synchronous: Literal["full", "normal"] = "full",
         reserve_bytes: int = 1 << 20,
         min_free_bytes: int = 8 << 20,
-        clock: Callable[[], float] = time.time,
+        clock: JournalClock | None = None,
         free_bytes: Callable[[Path], int] = free_bytes,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", table) or table.lower().startswith(("sqlite_", PREFIX)):
@@ -79,12 +79,12 @@ class DbRetry:
         self.path = Path(path) if self.volatile else Path(os.path.realpath(path))
         self.uuid = ""
         self.next_id = 1
-        self._clock = clock
+        self.clock = clock or JournalClock()
         self._free_bytes = free_bytes
         self._min_free_bytes = min_free_bytes
         self._floor_bytes = 0
         self._counts = Counts()
-        self._opened_at = 0.0
+        self._opened = Stamp(0.0, None)
         self._inode = (0, 0)
         advice = ": stop it, or name another file in backup_file"
         self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
@@ -181,7 +181,7 @@ class DbRetry:
         Stops before `max_bytes` of bodies are exceeded, but gives one message whatever its size.
         """
         with self._translated():
-            return self._rows.peek(after_id, limit, max_bytes, self._opened_at)
+            return self._rows.peek(after_id, limit, max_bytes, self._opened)
 
     def peek_held(self, exchange: str, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
         """Return up to `limit` oldest messages held for `exchange`, as `peek` does."""
@@ -300,10 +300,10 @@ class DbRetry:
             mode = self._rows.connection.execute("PRAGMA journal_mode = wal").fetchone()[0]
         if mode not in ("wal", "memory"):
             raise StartError(f"journal {self.path}: expected journal mode wal, got {mode}: is it on a local disk?")
-        opened_at = self._clock()
+        opened = self.clock.now()
         rows = self._rows
         with self._transaction():
-            rows.create()
+            rows.create(self.clock.boot_id)
             meta = rows.read_meta()
             first_id, last_id = rows.bounds()
             is_foreign = (meta.get("first_id"), meta.get("last_id")) != (str(first_id), str(last_id))
@@ -312,7 +312,7 @@ class DbRetry:
                 # Another program wrote to the main table, and may have used ids again: the times that we know are
                 # not theirs, and a consumer must not take these messages for repeats of ours.
                 meta.pop("uuid", None)
-                rows.forget_times(counts, first_id, opened_at)
+                rows.forget_times(counts, first_id, opened)
             known_id = int(meta.get("last_used_id", 0))
             if meta.get("running") == "1":
                 known_id += CRASH_GAP_IDS
@@ -322,7 +322,7 @@ class DbRetry:
         if not self.volatile:
             self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
-        self._counts, self._opened_at, self.next_id, self.uuid = counts, opened_at, used_id + 1, journal_uuid
+        self._counts, self._opened, self.next_id, self.uuid = counts, opened, used_id + 1, journal_uuid
 
     # Transactions.
 
@@ -360,7 +360,7 @@ class DbRetry:
             if transaction.appends:
                 rows.append(counts, transaction.appends)
             rows.hold(counts, transaction.holds)
-            rows.park(counts, transaction.parks, self._clock())
+            rows.park(counts, transaction.parks, self.clock.now().wall_s)
             rows.discard(counts, transaction.discards)
             rows.discard_held(counts, transaction.held_discards)
             if transaction.discards:

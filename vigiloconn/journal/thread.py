@@ -135,7 +135,7 @@ def readable(stored: Sequence[StoredRecord]) -> list[Record]:
         except BadMessage as exc:
             log.error("journal: row %d is no message: %s", row.id, printable(exc))
             key = UNREADABLE
-        records.append(Record(row.id, key, row.body, row.accepted_at))
+        records.append(Record(row.id, key, row.body, row.accepted_at, row.boot_s))
     return records
 
 

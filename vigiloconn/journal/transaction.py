@@ -100,6 +100,8 @@ class StoredRecord(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     accepted_at: float
     """UNIX seconds; up to a second early, since times are kept for ranges of ids."""
+    boot_s: float | None
+    """The same by this boot's clock; None for a message of another boot."""
 
 
 class ParkedRecord(NamedTuple):
