@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from vigiloconn.journal.runs import FinishedIds, Run, runs_of
+from vigiloconn.journal.runs import LOWEST_ID, FinishedIds, Run, gaps, merged, runs_of
 
 
 def named(runs: tuple[Run, ...] | list[Run]) -> list[int]:
@@ -24,6 +24,18 @@ def named(runs: tuple[Run, ...] | list[Run]) -> list[int]:
 ])  # fmt: skip
 def test_ids_become_ascending_runs(ids: list[int], runs: list[Run]) -> None:
     assert runs_of(ids) == runs
+
+
+def test_gaps_are_what_runs_leave_out() -> None:
+    assert gaps([], 3) == [(LOWEST_ID, 3)]
+    assert gaps([(2, 4), (7, 9)], 12) == [(LOWEST_ID, 1), (5, 6), (10, 12)]
+    assert gaps([(2, 4), (7, 9)], 8) == [(LOWEST_ID, 1), (5, 6)]
+    assert gaps([(2, 4), (7, 9)], 5) == [(LOWEST_ID, 1), (5, 5)]
+    assert gaps([(LOWEST_ID, 9)], 9) == []
+
+
+def test_groups_of_runs_become_one() -> None:
+    assert merged([(1, 3), (9, 9)], [(2, 5)], [(6, 6), (8, 8)]) == [(1, 6), (8, 9)]
 
 
 def test_a_run_names_no_id_that_was_not_finished() -> None:

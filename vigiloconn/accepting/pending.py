@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from vigiloconn.interfaces import Record
-from vigiloconn.journal.runs import FinishedIds
+from vigiloconn.journal.runs import FinishedIds, Run, merged, runs_of
 from vigiloconn.journal.transaction import Transaction
 
 #: How long a finished message may stay in the journal when nothing else is to be written.
@@ -111,6 +111,11 @@ class Pending:
         self._discard_due_s = None
         if self._discards or self._held_discards:
             self._discard_soon(now_s)
+
+    def leaving(self) -> list[Run]:
+        """Return what is finished or moved but still in the main table."""
+        moves = [*(record.id for _, record in self._holds), *(record.id for _, record, _ in self._parks)]
+        return merged(self._discards.runs(), runs_of(moves))
 
     def unmoved(self, exchange: str, after_id: int, limit: int) -> list[Record]:
         """Return the oldest messages with ids above `after_id` that are not yet moved behind those of `exchange`."""

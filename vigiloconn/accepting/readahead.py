@@ -6,11 +6,14 @@ Pure bookkeeping: knows how far was read, not how a page is read.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from vigiloconn.interfaces import Record
+from vigiloconn.journal.runs import Run, runs_of
 from vigiloconn.journal.transaction import HeldRequest, Wanted
 
+_ID, _BODY = attrgetter("id"), attrgetter("body")
 #: Bodies that are kept ahead of the publisher; one page more may come on top.
 _MEMORY_BYTES = 4 << 20
 
@@ -29,6 +32,7 @@ class ReadAhead:
         self._is_page_wanted = False
         self._held_wanted: dict[str, HeldRequest] = {}
         self._held_pages: dict[str, list[Record]] = {}
+        self._unfinished: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._memory)
@@ -49,12 +53,22 @@ class ReadAhead:
     def take(self, limit: int) -> list[Record]:
         """Return the next messages, and want a page when few are left."""
         memory = self._memory
-        taken = [memory.popleft() for _ in range(min(limit, len(memory)))]
-        self._memory_bytes -= sum([len(record.body) for record in taken])
+        before = len(memory)
+        taken = [memory.popleft() for _ in range(min(limit, before))]
+        # On an average: to look at each again would cost more than the figure is worth.
+        self._memory_bytes = self._memory_bytes * len(memory) // max(1, before)
         # At 1 message, half of it would never be fallen below.
         if len(memory) < max(1, self._capacity // 2) and not self.is_at_end:
             self._is_page_wanted = True
         return taken
+
+    def finish(self, ids: Iterable[int]) -> None:
+        """What was handed on needs nothing more from the main table."""
+        self._unfinished.difference_update(ids)
+
+    def unfinished(self) -> list[Run]:
+        """Return what is in memory, or was handed on and is not finished."""
+        return runs_of(self._unfinished)
 
     def ask_held(self, exchange: str, after_id: int) -> None:
         """Want the oldest messages held for `exchange` with ids above `after_id`."""
@@ -105,4 +119,5 @@ class ReadAhead:
 
     def _extend(self, records: Sequence[Record]) -> None:
         self._memory.extend(records)
-        self._memory_bytes += sum([len(record.body) for record in records])
+        self._unfinished.update(map(_ID, records))
+        self._memory_bytes += sum(map(len, map(_BODY, records)))

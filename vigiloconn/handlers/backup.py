@@ -19,8 +19,9 @@ from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
 from vigiloconn.accepting.pending import Pending
 from vigiloconn.accepting.readahead import ReadAhead
-from vigiloconn.errors import JournalBusy, JournalDamaged
+from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull
 from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
+from vigiloconn.journal.runs import merged
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
 from vigiloconn.kit.ratelog import RateLimitedLog
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 
 #: How long the stop waits for the thread's last word. A commit under way is worth more than the stop's budget.
 _CLOSE_S = 30.0
+
+
+#: How often an idle journal looks whether another program has written to it.
+_LOOK_S = 10.0
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +90,8 @@ class BackupProvider(Handler):
         self._pending = Pending()
         self._ahead = ReadAhead(self._memory_messages)
         self._obstacle = Obstacle(monotonic)
+        self._outside_changes = 0
+        self._look_at_s = 0.0
         self._read_at_s = 0.0
         self._read_log = RateLimitedLog(log, clock=monotonic)
         self._bus_is_up = False
@@ -208,6 +215,8 @@ class BackupProvider(Handler):
 
     def discard(self, ids: Iterable[int]) -> None:
         """These messages of the main table are finished, in any order."""
+        ids = list(ids)
+        self._ahead.finish(ids)
         self._pending.discard(ids, self._monotonic())
         self._wake.set()
 
@@ -223,11 +232,15 @@ class BackupProvider(Handler):
 
     def hold(self, exchange: str, records: Iterable[Record]) -> None:
         """Move messages behind those that are held for `exchange`."""
+        records = list(records)
+        self._ahead.finish(record.id for record in records)
         self._pending.hold(exchange, records)
         self._wake.set()
 
     def park(self, exchange: str, records: Iterable[Record], reason: str) -> None:
         """Move messages that can't be delivered to the parked table."""
+        records = list(records)
+        self._ahead.finish(record.id for record in records)
         self._pending.park(exchange, records, reason)
         self._wake.set()
 
@@ -261,16 +274,18 @@ class BackupProvider(Handler):
             self._start_afresh(exc)
         else:
             self._settle(step, reply)
+            if self.journal.outside_changes != self._outside_changes:
+                self._take_in_outside_messages()
 
     def _wait_for_work(self) -> None:
         # Looked at before each wait, not only told by `_wake`: a writer that waits for room in the intake
         # can't say that it is there.
-        while (delay_s := self._seconds_to_work()) is None or delay_s > 0:
+        while (delay_s := self._seconds_to_work()) > 0:
             self._wake.clear()
             self._wake.wait(delay_s)
 
-    def _seconds_to_work(self) -> float | None:
-        """Return after how long there is something to do, 0 for now; None if not before something comes."""
+    def _seconds_to_work(self) -> float:
+        """Return after how long there is something to do, 0 for now."""
         if self.is_stopping:
             return 0.0
         if self._ahead.wants_any():
@@ -279,7 +294,8 @@ class BackupProvider(Handler):
             return self._obstacle.seconds_to_retry()
         if not self._intake.is_empty() or (self._pending.uncommitted and not self._bus_is_up):
             return 0.0
-        return self._pending.seconds_to_work(self._monotonic())
+        due_s = self._pending.seconds_to_work(self._monotonic())
+        return max(0.0, self._look_at_s - self._monotonic()) if due_s is None else due_s
 
     def _begin(self) -> _Step:
         """Give the thread what has gathered."""
@@ -294,6 +310,7 @@ class BackupProvider(Handler):
         ]
         is_kept = not may_accept or self._may_skip_commit(group, records)
         transaction = self._pending.transaction([] if is_kept else records, with_uncommitted=not is_kept)
+        self._look_at_s = self._monotonic() + _LOOK_S
         answer = self._thread.commit_and_read(transaction, self._ahead.wanted())
         return _Step(group, records, transaction, is_kept, may_accept, answer)
 
@@ -353,6 +370,18 @@ class BackupProvider(Handler):
             self._ahead.add_held_page(exchange, asked, page)
         if reply.page or reply.held:
             self.on_available()
+
+    def _take_in_outside_messages(self) -> None:
+        """Another program has written to the journal: let its messages, too, be read in their turn."""
+        seen = self.journal.outside_changes
+        known = merged(self._ahead.unfinished(), self._pending.leaving())
+        try:
+            self._ahead.last_id = self._thread.call(self.journal.take_in, self._ahead.read_upto, known)
+        except (JournalFull, JournalBusy) as exc:
+            log.debug("%s: messages of another program are taken in later", exc)
+            return
+        self._outside_changes = seen
+        self.on_available()
 
     # -- bad weather -----------------------------------------------------------------------------------
 

@@ -26,6 +26,9 @@ _RANGE_S = 1.0
 #: Rows of one INSERT. Below SQLite's limit of variables in all versions; more gain nothing.
 _INSERT_ROWS = 250
 
+#: A higher id leaves no room to count on from it, and must be another program's.
+HIGHEST_ID = 2**62
+
 _META, _ACCEPTED, _HELD, _BOOT, _PARKED = (
     PREFIX + name for name in ("meta", "accepted", "held", "boot", "parked")
 )
@@ -161,13 +164,12 @@ class JournalRows:
         """Return names of the main table's columns with their place in the primary key, [] without the table."""
         return [(row[1], row[5]) for row in self.connection.execute(f"PRAGMA table_info({self.main})")]
 
-    def highest_side_id(self) -> int:
-        """Return the highest id among the held and parked messages, 0 when there are none."""
-        sql = (
-            f"SELECT max(coalesce((SELECT max(id) FROM {_HELD}), 0), coalesce((SELECT max(id) FROM {_PARKED}), 0))"
+    def highest_id(self) -> int:
+        """Return the highest id in all tables, 0 when there is none; what nobody could count on from is passed over."""
+        sql = " UNION ALL ".join(
+            f"SELECT max(id) FROM {table} WHERE id <= {HIGHEST_ID}" for table in (self.main, _HELD, _PARKED)
         )
-        highest: int = self.connection.execute(sql).fetchone()[0]
-        return highest
+        return max(row[0] or 0 for row in self.connection.execute(sql))
 
     def forget_times(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
         """Let everything from `first_id` on count as accepted at this time."""
@@ -232,22 +234,44 @@ class JournalRows:
         value: int = self.connection.execute(f"PRAGMA {name}").fetchone()[0]
         return value
 
-    def count(self, meta: Mapping[str, str], is_foreign: bool) -> Counts:
-        """Read the totals, or count them where the file's are not to be trusted."""
+    def count(self) -> Counts:
+        """Count the totals."""
         counts = Counts()
         counts.held = dict(self.connection.execute(f"SELECT exchange, count(*) FROM {_HELD} GROUP BY exchange"))
         counts.parked_rows, counts.parked_bytes = _measure(self.connection, _PARKED, "1")
-        if is_foreign:
-            for table in (self.main, _HELD):
-                rows, size_bytes = _measure(self.connection, table, "1")
-                counts.rows += rows
-                counts.size_bytes += size_bytes
-        else:
-            counts.rows, counts.size_bytes = int(meta["rows"]), int(meta["size_bytes"])
+        for table in (self.main, _HELD):
+            rows, size_bytes = _measure(self.connection, table, "1")
+            counts.rows += rows
+            counts.size_bytes += size_bytes
         newest = f"SELECT accepted_at, CASE boot WHEN ? THEN boot_s END FROM {_ACCEPTED} ORDER BY first_id DESC LIMIT 1"
         for row in self.connection.execute(newest, (self._boot,)):
             counts.newest_range = Stamp(*row)
         return counts
+
+    def data_version(self) -> int:
+        """Return a number that another one follows when another program has written to the file."""
+        return self._pragma("data_version")
+
+    def misplaced(self) -> list[int]:
+        """Return the ids in the main table that only another program can have used: ours are never used twice."""
+        sql = (
+            f"SELECT id FROM {self.main} WHERE id < 1 UNION SELECT id FROM {self.main} WHERE id > {HIGHEST_ID} "
+            f"UNION SELECT m.id FROM {_HELD} h JOIN {self.main} m ON m.id = h.id "
+            f"UNION SELECT m.id FROM {_PARKED} p JOIN {self.main} m ON m.id = p.id ORDER BY 1"
+        )
+        return [row[0] for row in self.connection.execute(sql)]
+
+    def ids_in(self, runs: Iterable[Run]) -> list[int]:
+        """Return the ids in the main table that `runs` name."""
+        sql = f"SELECT id FROM {self.main} WHERE id BETWEEN ? AND ?"
+        return [row[0] for run in runs for row in self.connection.execute(sql, run)]
+
+    def renumber(self, counts: Counts, ids: Sequence[int], first_id: int, accepted: Stamp) -> None:
+        """Give messages of the main table new ids from `first_id` on, as if they had been accepted at this time."""
+        sql = f"UPDATE {self.main} SET id = ? WHERE id = ?"
+        self.connection.executemany(sql, [(first_id + at, id) for at, id in enumerate(ids)])
+        if ids:
+            self._begin_range(counts, first_id, accepted)
 
     def append(self, counts: Counts, records: Sequence[Record]) -> None:
         """Add accepted messages."""
@@ -362,10 +386,11 @@ class JournalRows:
         return first_id or 0, last_id or 0
 
     def save(self, counts: Counts, used_id: int, fixed: Mapping[str, int | str]) -> None:
-        """Write the totals into the same transaction: after a `kill -9` nothing has to be counted."""
+        """Write into the same transaction what shows at the next start whether another program wrote to the file."""
         first_id, last_id = self.bounds()
-        totals = {"rows": counts.rows, "size_bytes": counts.size_bytes, "last_used_id": used_id}
-        self.write_meta({**fixed, **totals, "first_id": first_id, "last_id": last_id})
+        main_rows = counts.rows - sum(counts.held.values())
+        found = {"last_used_id": used_id, "first_id": first_id, "last_id": last_id, "main_rows": main_rows}
+        self.write_meta({**fixed, **found})
 
     def write_meta(self, values: Mapping[str, int | str]) -> None:
         """Set values of the file itself."""

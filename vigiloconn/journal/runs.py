@@ -8,9 +8,37 @@ Run = tuple[int, int]
 """(first, last): names each id from `first` to `last`."""
 
 
+#: What SQLite may use as a row's id.
+LOWEST_ID = -(2**63)
+
+
 def runs_of(ids: Iterable[int]) -> list[Run]:
     """Return `ids`, in any order, as ascending runs. A run spans no id that is not among them."""
-    return _joined((id, id) for id in sorted(ids))
+    ordered = sorted(ids)
+    # The usual case, told without a look at each.
+    if ordered and ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return [(ordered[0], ordered[-1])]
+    return _joined((id, id) for id in ordered)
+
+
+def merged(*groups: Iterable[Run]) -> list[Run]:
+    """Return the runs of all groups as ascending ones, those that touch or overlap made one."""
+    return _joined(sorted(run for group in groups for run in group))
+
+
+def gaps(runs: Iterable[Run], upto: int) -> list[Run]:
+    """Return the runs of the ids up to `upto` that `runs`, ascending, don't name; the lowest begins at `LOWEST_ID`."""
+    found: list[Run] = []
+    first = LOWEST_ID
+    for run in runs:
+        if first > upto:
+            break
+        if first < run[0]:
+            found.append((first, min(run[0] - 1, upto)))
+        first = run[1] + 1
+    if first <= upto:
+        found.append((first, upto))
+    return found
 
 
 class FinishedIds:
@@ -33,7 +61,7 @@ class FinishedIds:
     def runs(self) -> tuple[Run, ...]:
         """Return all that was gathered, for one transaction."""
         if self._fresh:
-            self._runs = tuple(_joined(sorted([*self._runs, *runs_of(self._fresh)])))
+            self._runs = tuple(merged(self._runs, runs_of(self._fresh)))
             self._fresh = []
         return self._runs
 

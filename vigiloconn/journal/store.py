@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -31,6 +31,7 @@ from vigiloconn.journal.files import (
     translate,
 )
 from vigiloconn.journal.rows import PREFIX, Counts, JournalRows
+from vigiloconn.journal.runs import LOWEST_ID, Run, gaps
 from vigiloconn.journal.transaction import OpenReport, ParkedRecord, StoredRecord, Transaction
 from vigiloconn.kit.lockfile import LockFile
 
@@ -79,11 +80,14 @@ class DbRetry:
         self.path = Path(path) if self.volatile else Path(os.path.realpath(path))
         self.uuid = ""
         self.next_id = 1
+        self.outside_changes = 0
+        """How often another program was seen to have written to the file: call `take_in` when it has grown."""
         self.clock = clock or JournalClock()
         self._free_bytes = free_bytes
         self._min_free_bytes = min_free_bytes
         self._floor_bytes = 0
         self._counts = Counts()
+        self._data_version = 0
         self._opened = Stamp(0.0, None)
         self._inode = (0, 0)
         advice = ": stop it, or name another file in backup_file"
@@ -305,24 +309,74 @@ class DbRetry:
         with self._transaction():
             rows.create(self.clock.boot_id)
             meta = rows.read_meta()
-            first_id, last_id = rows.bounds()
-            is_foreign = (meta.get("first_id"), meta.get("last_id")) != (str(first_id), str(last_id))
-            counts = rows.count(meta, is_foreign)
-            if is_foreign:
-                # Another program wrote to the main table, and may have used ids again: the times that we know are
-                # not theirs, and a consumer must not take these messages for repeats of ours.
-                meta.pop("uuid", None)
-                rows.forget_times(counts, first_id, opened)
+            counts = rows.count()
             known_id = int(meta.get("last_used_id", 0))
             if meta.get("running") == "1":
                 known_id += CRASH_GAP_IDS
-            used_id = max(self.next_id - 1, known_id, last_id, rows.highest_side_id())
+            used_id = max(self.next_id - 1, known_id, rows.highest_id())
+            if self._is_changed(meta, counts):
+                # Another program wrote to the main table, and may have used ids again: the times that we know are
+                # not theirs, and a consumer must not take these messages for repeats of ours.
+                meta.pop("uuid", None)
+                rows.forget_times(counts, rows.bounds()[0], opened)
+            used_id = self._renumber(counts, rows.misplaced(), used_id)
             journal_uuid = meta.get("uuid") or uuid.uuid4().hex
             rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
+            self._data_version = rows.data_version()
         if not self.volatile:
             self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
         self._counts, self._opened, self.next_id, self.uuid = counts, opened, used_id + 1, journal_uuid
+
+    def _is_changed(self, meta: dict[str, str], counts: Counts) -> bool:
+        """Answer whether the main table is another one than we left; a file of version 1 tells its bounds only."""
+        left = meta.get("first_id"), meta.get("last_id"), meta.get("main_rows")
+        main_rows = counts.rows - sum(counts.held.values())
+        found = *map(str, self._rows.bounds()), str(main_rows) if left[2] is not None else None
+        return left != found
+
+    # Other programs.
+
+    def look(self) -> None:
+        """Take in what other programs changed since the last transaction. Raises as `apply` does."""
+        with self._translated():
+            is_changed = self._rows.data_version() != self._data_version
+        if is_changed:
+            self._commit(Transaction())
+
+    def take_in(self, read_upto: int, known: Sequence[Run]) -> int:
+        """Give new ids, behind all others, to messages up to `read_upto` that are not `known`: nobody would read them.
+
+        Returns the highest id. Raises as `apply` does.
+        """
+        counts = self._counts.copy()
+        rows = self._rows
+        with self._transaction():
+            used_id = self._renumber(counts, rows.ids_in(gaps(known, read_upto)), self.next_id - 1)
+            rows.save(counts, used_id, {})
+        self._counts, self.next_id = counts, used_id + 1
+        return self.last_id()
+
+    def _renumber(self, counts: Counts, ids: Sequence[int], used_id: int) -> int:
+        """Give messages of another program new ids above `used_id`; return the highest one used then."""
+        if ids:
+            log.warning("journal %s: another program has written to it: %d messages are taken in behind all others",
+                        self.path, len(ids))
+            self._rows.renumber(counts, ids, used_id + 1, self.clock.now())
+        return used_id + len(ids)
+
+    def _count_again(self, transaction: Transaction, used_id: int) -> tuple[Counts, int]:
+        """Return the totals of a file that another program has written to, and the highest id used.
+
+        What it has put where our next messages go is moved out of their way.
+        """
+        counts = self._rows.count()
+        first_id = min([self.next_id, *(record.id for record in transaction.appends[:1])])
+        strange = self._rows.ids_in([(LOWEST_ID, 0), (first_id, 2**63 - 1)])
+        used_id = self._renumber(counts, strange, max(used_id, self._rows.highest_id()))
+        # The messages of this transaction come before them: their time is not told by that of those.
+        counts.newest_range = None
+        return counts, used_id
 
     # Transactions.
 
@@ -357,6 +411,10 @@ class DbRetry:
         if not self.volatile:
             self._check_place()
         with self._transaction():
+            # Inside: nobody else can write from here to the commit.
+            version = rows.data_version()
+            if version != self._data_version:
+                counts, used_id = self._count_again(transaction, used_id)
             if transaction.appends:
                 rows.append(counts, transaction.appends)
             rows.hold(counts, transaction.holds)
@@ -368,6 +426,9 @@ class DbRetry:
             rows.save(counts, used_id, {})
         self._counts = counts
         self.next_id = max(self.next_id, used_id + 1)
+        if version != self._data_version:
+            self._data_version = version
+            self.outside_changes += 1
 
     def _commit_in_parts(self, transaction: Transaction) -> None:
         """Commit a transaction at once or, where there is no room for that, in halves, the older one first."""

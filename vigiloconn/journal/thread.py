@@ -92,6 +92,8 @@ class JournalThread:
         try:
             if transaction:
                 journal.apply(transaction)
+            else:
+                journal.look()
         except JournalBusy as exc:
             # What is less would be locked out as well, and each attempt waits.
             reply.error = exc

@@ -1,0 +1,241 @@
+"""Other programs that write to the journal's file: their rows are taken in, and the totals are right."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.cycle import Crank, numbers
+from tests.support.journals import assert_totals_are_exact
+from vigiloconn.errors import JournalFull
+from vigiloconn.journal.transaction import Transaction
+
+BODY = '{"type":"event","n":"outside"}'
+
+#: Rows under the ids of one that is held, one that is parked, and two that no journal of ours has.
+IN_THE_WAY = f"INSERT INTO tobus VALUES (1, '{BODY}'), (2, '{BODY}'), (-3, '{BODY}'), ({2**63 - 1}, '{BODY}')"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "backup.sqlite"
+
+
+@pytest.fixture
+def crank(path: Path) -> Iterator[Crank]:
+    made = Crank(path)
+    yield made
+    made.close()
+
+
+def outside(path: Path, *statements: str) -> None:
+    """Do what an operator does with `sqlite3`."""
+    with sqlite3.connect(path) as other:
+        for statement in statements:
+            other.execute(statement)
+    other.close()
+
+
+def bodies(crank: Crank) -> list[str]:
+    return [record.body.decode() for record in crank.take()]
+
+
+@pytest.mark.parametrize("id", ["NULL", "1", "3", "4", "0", "-5", str(2**63 - 1)])
+def test_a_row_that_is_inserted_while_the_connector_runs_goes_to_the_bus_once_and_nothing_is_lost(
+    crank: Crank, id: str
+) -> None:
+    crank.put(3, "a")
+    crank.provider.cycle()
+    first = crank.take()
+    crank.provider.discard([1, 3])
+    crank.provider.cycle()
+    outside(crank.journal.path, f"INSERT INTO tobus VALUES ({id}, '{BODY}')")
+    crank.put(2, "b")
+    crank.provider.cycle()
+    assert crank.accepted == ["a", "b"]
+    rest = crank.take()
+    assert [record.body.decode() for record in rest].count(BODY) == 1
+    assert len({record.id for record in (*first, *rest)}) == 6
+    assert crank.stored() == [2, *numbers(rest)]
+    assert_totals_are_exact(crank.journal)
+    crank.provider.discard([2, *numbers(rest)])
+    crank.provider.cycle()
+    assert (crank.journal.rows, crank.journal.size_bytes) == (0, 0)
+
+
+def test_an_idle_connector_finds_them_too(crank: Crank) -> None:
+    told: list[bool] = []
+    crank.provider.on_available = lambda: told.append(True)
+    outside(crank.journal.path, f"INSERT INTO tobus VALUES (NULL, '{BODY}')")
+    crank.provider.cycle()
+    assert told
+    assert bodies(crank) == [BODY]
+    assert bodies(crank) == []
+
+
+def test_what_is_on_its_way_is_not_taken_for_another_programs(crank: Crank) -> None:
+    crank.put(6)
+    crank.provider.cycle()
+    records = crank.take(4)
+    crank.provider.hold("x", records[:1])
+    crank.provider.park("x", records[1:2], "why")
+    crank.provider.discard([3])
+    outside(crank.journal.path, f"INSERT INTO tobus VALUES (NULL, '{BODY}')")
+    crank.provider.cycle()
+    assert crank.stored() == [4, 5, 6, 8]
+    assert numbers(crank.take()) == [5, 6, 8]
+    assert (crank.held("x"), crank.parked()) == ([1], [2])
+
+
+def test_what_waits_for_a_full_disk_to_be_deleted_is_not_taken_for_another_programs(
+    crank: Crank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crank.put(3)
+    crank.provider.cycle()
+    records = crank.take()
+
+    def full(transaction: Transaction) -> None:
+        crank.journal.look()
+        raise JournalFull("no room")
+
+    monkeypatch.setattr(crank.journal, "apply", full)
+    outside(crank.journal.path, f"INSERT INTO tobus VALUES (NULL, '{BODY}')")
+    crank.provider.discard([1])
+    crank.provider.park("x", records[1:2], "why")
+    crank.provider.cycle()
+    assert crank.stored() == [1, 2, 3, 5]
+    assert bodies(crank) == [BODY]
+
+
+@pytest.mark.parametrize("ids", ["(4), (9)", "(-5), (4)", "(-5), (-4), (4), (5), (9223372036854775807)"])
+def test_outside_rows_do_not_get_into_each_others_way(crank: Crank, ids: str) -> None:
+    crank.put(3)
+    crank.provider.cycle()
+    outside(crank.journal.path, f"INSERT INTO tobus (id) VALUES {ids}",
+            f"UPDATE tobus SET msg = '{BODY}' WHERE msg IS NULL")
+    crank.put(1)
+    crank.provider.cycle()
+    assert bodies(crank).count(BODY) == ids.count("(")
+    assert_totals_are_exact(crank.journal)
+
+
+def test_rows_that_are_deleted_while_the_connector_runs_are_off_the_totals(crank: Crank) -> None:
+    crank.put(5)
+    crank.provider.cycle()
+    records = crank.take(2)
+    crank.provider.hold("x", records[:1])
+    crank.provider.park("x", records[1:], "why")
+    crank.provider.cycle()
+    outside(crank.journal.path, "DELETE FROM tobus WHERE id > 3", "DELETE FROM vigiloconn_held",
+            "DELETE FROM vigiloconn_parked")
+    crank.put(1)
+    crank.provider.cycle()
+    assert (crank.journal.rows, crank.journal.all_rows, crank.journal.held_exchanges()) == (2, 2, {})
+    assert_totals_are_exact(crank.journal)
+    crank.provider.discard([3, 4, 5, 6])
+    crank.provider.cycle()
+    assert (crank.journal.rows, crank.journal.size_bytes) == (0, 0)
+
+
+def test_parked_messages_that_are_put_back_while_the_connector_runs_are_sent_again(crank: Crank) -> None:
+    crank.put(2)
+    crank.provider.cycle()
+    records = crank.take()
+    crank.provider.park("x", records, "nobody wants it")
+    crank.provider.cycle()
+    outside(crank.journal.path, "INSERT INTO tobus SELECT id, msg FROM vigiloconn_parked",
+            "DELETE FROM vigiloconn_parked")
+    crank.provider.cycle()
+    again = crank.take()
+    assert [record.body for record in again] == [record.body for record in records]
+    assert_totals_are_exact(crank.journal)
+
+
+def test_new_messages_keep_their_own_time_beside_those_of_another_program(path: Path) -> None:
+    crank = Crank(path)
+    crank.put()
+    crank.provider.cycle()
+    crank.boot.now_s += 100.0
+    outside(path, f"INSERT INTO tobus VALUES (NULL, '{BODY}')")
+    crank.put()
+    crank.provider.cycle()
+    boot = crank.boot.now_s
+    crank.close()
+    again = Crank(path)
+    again.boot.now_s = boot
+    assert [round(again.provider.age_s(record)) for record in again.take()] == [100, 0, 0]
+    again.close()
+
+
+def test_with_overflow_an_outside_row_does_not_take_the_place_of_what_is_not_written_yet(path: Path) -> None:
+    crank = Crank(path, durability="overflow")
+    crank.provider.connection_initialized()
+    crank.put(2)
+    crank.provider.cycle()
+    outside(path, f"INSERT INTO tobus VALUES (NULL, '{BODY}')")
+    crank.put(1, "sync")
+    crank.provider.cycle()
+    assert crank.accepted == ["sync"]
+    assert len(crank.stored()) == 4
+    assert [record.id for record in crank.take()][:3] == [1, 2, 3]
+    crank.close()
+
+
+def changed(path: Path, *statements: str) -> Crank:
+    """Open a journal of five messages, one held and one parked, that was changed while it was closed."""
+    crank = Crank(path)
+    crank.put(5)
+    crank.provider.cycle()
+    records = crank.take(2)
+    crank.provider.hold("x", records[:1])
+    crank.provider.park("x", records[1:], "why")
+    crank.provider.cycle()
+    crank.close()
+    outside(path, *statements)
+    return Crank(path)
+
+
+@pytest.mark.parametrize(("statements", "rows"), [
+    ((), 4),
+    (("DELETE FROM tobus WHERE id = 4",), 3),
+    (("DELETE FROM tobus",), 1),
+    (("DELETE FROM vigiloconn_held", "DELETE FROM vigiloconn_parked"), 3),
+    (("UPDATE tobus SET msg = '{}' WHERE id = 4",), 4),
+    ((IN_THE_WAY,), 8),
+])  # fmt: skip
+def test_the_totals_are_right_after_every_start(path: Path, statements: tuple[str, ...], rows: int) -> None:
+    crank = changed(path, *statements)
+    assert crank.journal.rows == rows
+    assert_totals_are_exact(crank.journal)
+    crank.close()
+
+
+def test_at_a_start_rows_of_another_program_in_the_way_of_ours_get_new_ids_and_none_is_lost(path: Path) -> None:
+    crank = changed(path, IN_THE_WAY)
+    records = crank.take()
+    assert numbers(records) == [3, 4, 5, 6, 7, 8, 9]
+    assert [record.body.decode() for record in records[3:]] == [BODY] * 4
+    crank.provider.hold("x", records[3:])
+    crank.put(1)
+    crank.provider.cycle()
+    assert crank.held("x") == [1, 6, 7, 8, 9]
+    assert numbers(crank.take()) == [10]
+    crank.close()
+
+
+def test_what_was_not_changed_keeps_its_name_and_what_was_gets_another(path: Path) -> None:
+    crank = changed(path)
+    name = crank.journal.uuid
+    crank.close()
+    for statement, is_same in (
+        ("DELETE FROM vigiloconn_parked", True), ("DELETE FROM tobus WHERE id = 4", False),
+    ):  # fmt: skip
+        outside(path, statement)
+        crank = Crank(path)
+        assert (crank.journal.uuid == name) is is_same
+        crank.close()
+
+
