@@ -21,6 +21,7 @@ from vigiloconn.options import Settings
 from vigiloconn.publishing.batches import PerfBatches, batch_body, batch_name
 from vigiloconn.publishing.held import HeldReader
 from vigiloconn.publishing.ledger import Ledger
+from vigiloconn.publishing.pace import Pace
 from vigiloconn.publishing.routes import Routes
 from vigiloconn.publishing.states import Event, State, next_state
 from vigiloconn.publishing.suspicion import Suspicion
@@ -92,6 +93,7 @@ class Outlet:
         self._suspicion = Suspicion()
         self._delays = self._fresh_delays()
         self._probe_at = 0.0
+        self._pace = Pace()
         self.heard_at = 0.0
         """When the broker last answered, or something was sent while nothing was unanswered."""
         self._parked_log = RateLimitedLog(log)
@@ -143,7 +145,9 @@ class Outlet:
             self._read_held()
         if not self.queue:
             return 0
-        limit = _BUFFER_MESSAGES
+        limit = min(_BUFFER_MESSAGES, self._pace.room(self.outstanding, self.unanswered_s))
+        if limit <= 0:
+            return 0
         if self._is_alone():
             if self.outstanding:
                 return 0
@@ -154,6 +158,7 @@ class Outlet:
             if not channel.outstanding:
                 self.heard_at = self._clock()
             channel.send(buffer, tokens)
+        self._pace.sent(self.outstanding, bool(self.queue))
         return len(tokens)
 
     def step_aside(self) -> None:
@@ -267,6 +272,7 @@ class Outlet:
             return
         if self._returned:
             tokens = self._without_returned(tokens)
+        self._pace.confirmed(len(tokens))
         records = _flat(tokens) if self._batches.is_on else tokens
         if not records:
             return

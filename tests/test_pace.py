@@ -1,0 +1,82 @@
+"""How much of an exchange may be on its way at a time."""
+
+from __future__ import annotations
+
+from tests.support.publishing import Rig, names
+from vigiloconn.publishing.pace import Pace
+from vigiloconn.publishing.states import State
+
+
+def earned(messages: int) -> Pace:
+    """Return a pace at which `messages` more than at first may be on their way."""
+    pace = Pace()
+    pace.sent(200, is_more=True)
+    pace.confirmed(messages)
+    return pace
+
+
+def test_first_messages_are_as_many_as_a_broker_takes_whatever_becomes_of_them() -> None:
+    assert Pace().room(0, 0.0) == 200
+    assert Pace().room(150, 0.0) == 50
+    assert Pace().room(200, 0.0) == 0
+
+
+def test_confirms_earn_more_while_the_pace_is_what_limits_the_sending() -> None:
+    pace = earned(150)
+    assert pace.room(200, 0.0) == 150
+    pace.sent(350, is_more=True)
+    pace.confirmed(50)
+    assert pace.room(300, 0.0) == 100
+
+
+def test_confirms_earn_nothing_while_less_is_sent_than_might_be() -> None:
+    pace = Pace()
+    pace.sent(200, is_more=False)
+    pace.confirmed(200)
+    pace.sent(199, is_more=True)
+    pace.confirmed(200)
+    assert pace.room(1, 0.0) == 199
+
+
+def test_what_was_earned_is_lost_by_a_pause_in_the_answers_and_by_one_in_the_sending() -> None:
+    pace = earned(500)
+    assert pace.room(100, 0.5) == 600
+    assert pace.room(100, 0.6) == 100
+    pace = earned(500)
+    pace.sent(100, is_more=False)
+    assert pace.room(0, 0.0) == 200
+
+
+def test_fast_broker_that_has_answered_all_before_more_is_sent_takes_nothing_back() -> None:
+    pace = earned(200)
+    assert pace.room(0, 0.0) == 400
+
+
+# --- in the publisher ----------------------------------------------------------------------------------------------
+
+
+def test_exchange_that_answers_nothing_has_no_more_on_its_way_than_keeps_the_connection_read() -> None:
+    rig = Rig("window = 1000")
+    rig.connect()
+    rig.accept(1, "state")
+    rig.ack("state")
+    rig.accept(2000)
+    rig.wait(1)
+    assert len(rig.unanswered()) == 200
+    rig.wait(1)
+    assert rig.state() is State.SILENT
+    assert len(rig.unanswered()) == 200
+    assert len(rig.journal.held) == 1800
+
+
+def test_exchange_that_answers_fills_the_whole_window() -> None:
+    rig = Rig("window = 1000")
+    rig.connect()
+    rig.journal.accept(10_000)
+    rig.pump()
+    most = 0
+    while not rig.journal.is_empty:
+        most = max(most, len(rig.unanswered()))
+        rig.ack()
+    assert most == 1000
+    assert names(rig.channel().published) == [str(number) for number in range(1, 10_001)]

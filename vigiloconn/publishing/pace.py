@@ -1,0 +1,38 @@
+"""How much of an exchange may be on its way at a time. Pure: counts, and looks at no clock.
+
+A broker that has no room for the messages of one queue stops reading the whole connection they come on (RabbitMQ:
+"flow", after 200 to 400 messages), and the other exchanges with it. So an exchange has to earn more than that by its
+confirms.
+"""
+
+from __future__ import annotations
+
+#: What a broker takes on one channel, whatever becomes of it.
+_FIRST_MESSAGES = 200
+#: Nothing answered for so long while something is on its way: what was earned is lost.
+_PAUSE_S = 0.5
+
+
+class Pace:
+    """A number of messages that grows with each confirm while it is what limits the sending, and begins anew after a
+    pause, in the sending or in the answers."""
+
+    def __init__(self) -> None:
+        self._allowed = _FIRST_MESSAGES
+        self._is_limit = False
+
+    def room(self, outstanding: int, unanswered_s: float) -> int:
+        """Return how many more may be sent, 0 or less for none."""
+        is_idle = outstanding == 0 and not self._is_limit
+        if is_idle or unanswered_s > _PAUSE_S:
+            self._allowed = _FIRST_MESSAGES
+        return self._allowed - outstanding
+
+    def sent(self, outstanding: int, is_more: bool) -> None:
+        """Note what is on its way now, and whether more would have been sent."""
+        self._is_limit = is_more and outstanding >= self._allowed
+
+    def confirmed(self, messages: int) -> None:
+        """The broker has taken messages."""
+        if self._is_limit:
+            self._allowed += messages
