@@ -275,7 +275,7 @@ def test_alarm_on_the_broker_is_seen_and_outlived(spare_node: RabbitNode) -> Non
 
 @pytest.mark.parametrize(
     "scenario",
-    ["thousand_in_one_buffer", "returned_before_ack", "missing_exchange", "nack_from_full_queue", "closing_is_silent"],
+    ["thousand_in_one_buffer", "returned_before_ack", "missing_exchange", "nack_from_full_queue"],
 )
 def test_confirms(scenario: str, rabbit: RabbitNode, vhost: str) -> None:
     run(MODULE, scenario, bus=account(rabbit, vhost))

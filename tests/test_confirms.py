@@ -128,11 +128,18 @@ def test_channel_closed_by_the_broker_gives_back_what_has_no_answer_once(rig: Ri
     assert caught.value.code == 404
 
 
-def test_channel_that_we_close_tells_nothing_more(rig: Rig) -> None:
-    rig.channel.close()
-    assert rig.connection.channels == {}
-    assert rig.connection.confirms == {}
-    assert (rig.told, rig.closed) == ([], [])
+def test_channel_that_is_handed_over_tells_the_other_one() -> None:
+    rig = Rig()
+    rig.send("a")
+    rig.broker.ack()
+    told: list[tuple[list[str], bool]] = []
+    rig.channel.hand_over(
+        on_settled=lambda tokens, acked: told.append((tokens, acked)),
+        on_returned=lambda *_: None, on_closed=lambda *_: None,
+    )  # fmt: skip
+    rig.send("b")
+    rig.broker.ack()
+    assert (rig.told, told) == ([("a", True)], [(["b"], True)])
 
 
 def test_lost_connection_tells_nothing_and_what_has_no_answer_can_be_asked_for(rig: Rig) -> None:

@@ -8,6 +8,7 @@ import pytest
 from gevent.event import AsyncResult
 
 from tests.support.scripted import ScriptedChannel, ScriptedConnection, bodies
+from vigiloconn.bus.channels import ChannelPool
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
 from vigiloconn.publishing import direct
 from vigiloconn.publishing.direct import DirectSender
@@ -17,7 +18,7 @@ class Rig:
     """A sender whose crank the test turns."""
 
     def __init__(self) -> None:
-        self.sender = DirectSender()
+        self.sender = DirectSender(ChannelPool())
         self.connection = ScriptedConnection()
         self.sender.connection_initialized(self.connection)
 

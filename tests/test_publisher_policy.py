@@ -195,3 +195,69 @@ def test_parked_messages_that_are_put_back_below_held_ones_are_all_sent(bus: Bus
         assert numbers(collect(bus, "event", 10)) == {"w": list(range(10))}
         wait_count(process, "vigiloconn_held", 0)
         wait_count(process, "tobus", 0)
+
+
+@pytest.mark.parametrize("limit", ["channel_max", "user"])
+def test_fewer_channels_than_exchanges_send_everything_once(
+    limit: str, spare_node: RabbitNode, tmp_path: Path
+) -> None:
+    kinds = ("event", "perf", "state", "nagios")
+    with connect(spare_node) as bus:
+        for kind in kinds:
+            bus.declare_exchange(kind)
+            bus.declare_queue(kind, kind)
+    if limit == "channel_max":
+        spare_node.eval("application:set_env(rabbit, channel_max, 2)")
+    else:
+        # Two for the connector; this test's own are gone.
+        spare_node.ctl("set_user_limits", spare_node.user, '{"max-channels": 2}')
+    mixed = [
+        text
+        for number in range(500)
+        for text in (
+            line(number), line(number, kind="perf"), f"state|1|h|1|s|0|HARD|1|{number}", f"nagios|1|X|{number}",
+        )
+    ]  # fmt: skip
+    with ConnectorProcess(tmp_path, bus={"hosts": spare_node.address, **FAST}) as process:
+        process.send(mixed)
+        process.sync()
+        wait_count(process, "tobus", 0)
+        assert process.log_text().count("connected to") <= 2
+        assert count(process.journal_path, "vigiloconn_held") == 0
+    spare_node.eval("application:set_env(rabbit, channel_max, 2047)")
+    spare_node.ctl("clear_user_limits", spare_node.user, "max-channels")
+    with connect(spare_node) as bus:
+        received = {kind: bus.drain_all(kind) for kind in kinds}
+    # The connector's own state goes to `nagios` as well.
+    ours = [message for message in received["nagios"] if message.json()["cmdname"] == "X"]
+    assert [message.json()["value"] for message in ours] == [str(number) for number in range(500)]
+    assert len(received["state"]) == 500
+    for kind in ("event", "perf"):
+        assert len(received[kind]) == 500
+        assert numbers(received[kind]) == {"w": list(range(500))}
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_queue_that_does_not_answer_costs_other_exchanges_nothing_and_nothing_is_sent_twice(
+    queue_type: str, spare_node: RabbitNode, tmp_path: Path
+) -> None:
+    with connect(spare_node) as bus:
+        for kind in ("event", "perf"):
+            bus.declare_exchange(kind)
+        bus.declare_queue("event", "event", arguments={"x-queue-type": queue_type})
+        bus.declare_queue("perf", "perf")
+        with ConnectorProcess(tmp_path, bus={"hosts": spare_node.address, "window": 500}) as process:
+            process.send([*lines(0, 10), *lines(0, 10, kind="perf")])
+            assert numbers(bus.drain("event", 10) + bus.drain("perf", 10)) == {"w": list(range(10))}
+            spare_node.silence_queue("event")
+            process.send([*lines(10, 3000), *lines(10, 700, kind="perf")])
+            process.sync()
+            assert numbers(collect(bus, "perf", 690)) == {"w": list(range(10, 700))}
+            assert process.log_text().count("connected to") == 1
+            process.wait_log("exchange event does not answer")
+            spare_node.wake_queue("event")
+            messages = collect(bus, "event", 2990)
+            assert numbers(messages) == {"w": list(range(10, 3000))}
+            assert len(messages) == 2990
+            process.wait_log("no more held messages")
+            wait_count(process, "tobus", 0)

@@ -14,6 +14,7 @@ import gevent
 from gevent.event import AsyncResult, Event
 
 from vigiloconn import ipv6
+from vigiloconn.bus.channels import ChannelPool
 from vigiloconn.bus.connection import BusConnection, tls_context
 from vigiloconn.bus.rotation import Rotation
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker
@@ -49,7 +50,8 @@ class VigiloClient(Handler):
         self._settings = settings
         self._connection_name = connection_name
         self._handlers: list[Handler] = []
-        self._direct = DirectSender()
+        self.channels = ChannelPool()
+        self._direct = DirectSender(self.channels)
         endpoints = [ipv6.parse_endpoint(host, settings.default_port) for host in settings.hosts]
         # Within two heartbeats of its cure a broker is to be found: one for noticing, one for the delay.
         self._rotation = Rotation(endpoints, min(settings.max_reconnect_delay_s, settings.heartbeat_s))
@@ -108,7 +110,7 @@ class VigiloClient(Handler):
 
     def problems(self) -> list[Problem]:
         if self.connection is not None:
-            return []
+            return self.channels.problems()
         error = self.last_error
         # A refused login does not mend itself as a broker that is away does.
         level = Level.CRITICAL if isinstance(error, BusRefused) else Level.WARNING
@@ -162,7 +164,8 @@ class VigiloClient(Handler):
         self.last_error = without_traces(error)
         was_blocked, self._blocked_at = self._blocked_at is not None, None
         leave = was_blocked or isinstance(error, LeaveBroker)
-        return self._rotation.failed(leave=leave, slow=isinstance(error, BusRefused) and error.code in (0, 403, 530))
+        is_refused = isinstance(error, BusRefused) and error.code in (0, 403, 530)
+        return self._rotation.failed(leave=leave, slow=is_refused and not self.channels.explains(error))
 
     def _made(self, connection: BusConnection) -> None:
         log.info("connected to %s", connection.endpoint)

@@ -162,6 +162,19 @@ class Connection(Protocol):
         """Throw the connection away, and go to another broker at once where there is one."""
 
 
+class Channels(Protocol):
+    """The confirm channels of a client, as those see them who publish on them."""
+
+    def take(self, connection: Connection, holder: Any) -> Any:
+        """Return the channel on which `holder` may send now, None while it has to wait for its turn."""
+
+    def leave(self, holder: Any) -> None:
+        """`holder` has nothing to send: it waits for no channel."""
+
+    def wake_first(self) -> None:
+        """Something was answered: the first that waits may find a channel."""
+
+
 class Answer(Protocol):
     """A result to come, as gevent's `AsyncResult` gives it."""
 
@@ -180,6 +193,10 @@ class Client(Protocol):
     @property
     def connection(self) -> Connection | None:
         """The connection; None while the bus is away."""
+
+    @property
+    def channels(self) -> Channels:
+        """What to publish on."""
 
     @property
     def last_error(self) -> BusDown | BusRefused | None:

@@ -477,17 +477,6 @@ def nack_from_full_queue(bus: Bus) -> None:
         assert (answers.acked, answers.nacked) == ([0, 1, 2], [3, 4, 5])
 
 
-def closing_is_silent(bus: Bus) -> None:
-    with connected(bus) as connection:
-        for _ in range(20):
-            answers = Answers(connection)
-            answers.publish(connection, "missing", "key", range(50))
-            answers.channel.close()
-            assert answers.closed == []
-            assert answers.channel.closed
-        assert connection.lost is None
-
-
 def loss_leaves_unanswered(bus: Bus) -> None:
     rig = Rig(bus)
     rig.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from tests.support.scripted import Published, ScriptedChannel, ScriptedClient, ScriptedConnection
+from vigiloconn.bus.channels import ChannelPool
 from vigiloconn.handlers.publisher import BusPublisher
 from vigiloconn.interfaces import Record, RouteKey
 from vigiloconn.options import parse_settings
@@ -133,6 +134,7 @@ class Rig:
         self.journal = journal or MemoryJournal(Clock())
         self.clock = self.journal.clock
         self.client = ScriptedClient()
+        self.client.channels = ChannelPool(self.clock)
         self.publisher = BusPublisher(self.journal, parse_settings(text), clock=self.clock)
         self.client.add_handler(self.publisher)
         self.publisher.start_service()

@@ -271,6 +271,14 @@ class RabbitNode:
         patterns = ", ".join(map(_binary, (user, vhost, configure, write, read, "tests")))
         self._expect_ok(f"rabbit_auth_backend_internal:set_permissions({patterns})")
 
+    def silence_queue(self, queue: str, vhost: str = "/") -> None:
+        """Let the process of a queue stand still: it takes nothing and confirms nothing, as without its majority."""
+        self._expect_ok(f"sys:suspend({_process(queue, vhost)})")
+
+    def wake_queue(self, queue: str, vhost: str = "/") -> None:
+        """Let a queue go on that `silence_queue` stopped."""
+        self._expect_ok(f"sys:resume({_process(queue, vhost)})")
+
     def queues(self, vhost: str = "/") -> list[dict[str, Any]]:
         """Return name, type, durable, arguments, state of each queue, and its messages_ready, messages_unacknowledged
         and consumers as they are now."""
@@ -429,6 +437,13 @@ def _answers_amqp(port: int) -> bool:
             return link.recv(1) == _METHOD_FRAME
     except OSError:
         return False
+
+
+def _process(queue: str, vhost: str) -> str:
+    """Return an expression for the process of a queue, which a quorum queue names."""
+    name = f"rabbit_misc:r({_binary(vhost)}, queue, {_binary(queue)})"
+    lookup = f"amqqueue:get_pid(element(2, rabbit_amqqueue:lookup({name})))"
+    return f"case {lookup} of {{Name, _}} -> whereis(Name); Pid -> Pid end"
 
 
 def _binary(text: str) -> str:

@@ -26,6 +26,7 @@ from amqp.basic_message import Message
 from amqp.serialization import decode_properties_basic
 from gevent.event import AsyncResult
 
+from vigiloconn.bus.channels import ChannelPool
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel
 from vigiloconn.supervisor import Handler
 
@@ -366,7 +367,7 @@ class ScriptedConnection:
         if self._lost is not None:
             raise self._lost
         if len(self.channels) >= self._max_channels:
-            raise NoChannel(f"scripted: the broker allows {self._max_channels} channels")
+            raise NoChannel(f"scripted: the broker allows {self._max_channels} channels on a connection (channel_max)")
         if self._max_channels_of_user is not None and len(self.channels) >= self._max_channels_of_user:
             self.close_by_broker(530, "NOT_ALLOWED - number of channels opened has reached the user's limit")
             assert self._lost is not None
@@ -463,6 +464,7 @@ class ScriptedClient:
     def __init__(self) -> None:
         # What the parts see.
         self.connection: ScriptedConnection | None = None
+        self.channels = ChannelPool()
         self.last_error: BusDown | BusRefused | None = None
         self.has_others = False
         # What the test sees.

@@ -86,10 +86,16 @@ class ConfirmChannel(Generic[T]):
         first = self._first_tag
         return [token for tag, token in enumerate(self._pending, first) if tag not in self._early]
 
-    def close(self) -> None:
-        """Close the channel. No callback follows."""
-        self.closed = True
-        self._connection.forget_channel(self._channel)
+    def hand_over(
+        self,
+        *,
+        on_settled: Callable[[list[Any], bool], None],
+        on_returned: Callable[[str, Returned], None],
+        on_closed: Callable[[BusRefused, list[Any]], None],
+    ) -> None:
+        """Tell another from now on. Nothing may be on its way."""
+        assert not self._pending
+        self._on_settled, self._on_returned, self._on_closed = on_settled, on_returned, on_closed
 
     def _confirmed(self, tag: int, multiple: bool, acked: bool) -> None:
         pending, early, first = self._pending, self._early, self._first_tag

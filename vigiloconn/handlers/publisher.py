@@ -67,6 +67,7 @@ class BusPublisher(Handler):
         self._counts: Counter[str] = Counter()
         self._connection: Connection | None = None
         self._wake = Event()
+        self._has_news = False
         self._idle = Event()
         self._is_draining = False
         self.is_stopping = False
@@ -130,6 +131,7 @@ class BusPublisher(Handler):
 
     def tick(self) -> None:
         """Leave a broker that confirms nothing any more, where there is another."""
+        self.client.channels.wake_first()
         connection = self._connection
         if connection is None or connection.blocked or not self.in_flight:
             self._moved_at = self._clock()
@@ -182,7 +184,8 @@ class BusPublisher(Handler):
         return room < min(_MIN_TAKE, self._window) or self.ledger.size_bytes > _WINDOW_BYTES
 
     def made_room(self) -> None:
-        """Messages were done with that the broker was never asked about: there may be room in the window."""
+        """There may be room in the window, or a channel, though the broker was not asked about anything."""
+        self._has_news = True
         self._wake.set()
 
     def answered(self, is_confirm: bool) -> None:
@@ -190,6 +193,7 @@ class BusPublisher(Handler):
         self._moved_at = self._clock()
         if is_confirm:
             self.client.note_success()
+        self.client.channels.wake_first()
         self._wake.set()
         if not self.in_flight:
             self._idle.set()
@@ -229,16 +233,20 @@ class BusPublisher(Handler):
         """Send until nothing is left, the window is full or the bus is gone. Blocks only while the broker does not
         read; `run` calls it whenever something has changed."""
         while self._may_send() and (connection := self._connection) is not None:
+            self._has_news = False
             taken = self._fill()
+            outlets = list(self.outlets.values())
             try:
-                sent = sum([outlet.step(connection) for outlet in list(self.outlets.values())])
+                for outlet in outlets:
+                    outlet.prepare(connection)
+                sent = sum([outlet.step(connection) for outlet in outlets])
             except BusDown as exc:
                 log.debug("sending stopped: %s", exc)
                 return
             except BusRefused as exc:
                 connection.abort(f"no channel for publishing: {exc}")
                 return
-            if not sent and not taken:
+            if not sent and not taken and not self._has_news:
                 return
 
     def _unanswered(self) -> list[Outlet]:
@@ -285,8 +293,9 @@ class BusPublisher(Handler):
 
     def _made_outlet(self, exchange: str, held_count: int = 0) -> Outlet:
         return Outlet(
-            exchange, self._settings, self.journal, self, clock=self._clock, held_count=held_count
-        )
+            exchange, self._settings, self.journal, self, self.client.channels,
+            clock=self._clock, held_count=held_count,
+        )  # fmt: skip
 
     def _wait_idle(self, timeout_s: float) -> None:
         self._idle.clear()

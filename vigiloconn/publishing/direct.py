@@ -18,7 +18,7 @@ from gevent.event import AsyncResult, Event
 from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.interfaces import Connection
+from vigiloconn.interfaces import Channels, Connection
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class DirectSender:
     `run()` is one life of a greenlet; a client runs it for its connection.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: Channels) -> None:
+        self._channels = channels
         self._connection: Connection | None = None
         self._channel: ConfirmChannel[_Letter] | None = None
         self._waiting: deque[_Letter] = deque()
@@ -121,6 +122,8 @@ class DirectSender:
         try:
             while self._connection is not None and self._waiting and self._step(self._connection):
                 pass
+            if not self._waiting:
+                self._channels.leave(self)
         except BusDown as exc:
             log.debug("sending stopped: %s", exc)
         except BusRefused as exc:
@@ -128,16 +131,12 @@ class DirectSender:
                 self._connection.abort(f"no channel for sending: {exc}")
 
     def _step(self, connection: Connection) -> bool:
-        channel = self._channel
-        if channel is None or channel.closed:
-            channel = ConfirmChannel(
-                connection, on_settled=self._settled, on_returned=self._on_returned, on_closed=self._closed
-            )
-            if connection.lost is not None:
-                raise connection.lost
-            self._channel = channel
-        if self._one_by_one and channel.outstanding:
+        if self._one_by_one and self.outstanding:
             return False
+        channel: ConfirmChannel[_Letter] | None = self._channels.take(connection, self)
+        if channel is None:
+            return False
+        self._channel = channel
         letters: list[_Letter] = []
         parts: list[bytes] = []
         while self._waiting and len(letters) < (1 if self._one_by_one else _BUFFER_MESSAGES):
@@ -157,7 +156,7 @@ class DirectSender:
             channel.send(b"".join(parts), letters)
         return True
 
-    def _settled(self, letters: list[_Letter], acked: bool) -> None:
+    def settled(self, letters: list[_Letter], acked: bool) -> None:
         for letter in letters:
             returned = self._returned.pop(letter.message_id, None)
             if not acked:
@@ -168,12 +167,19 @@ class DirectSender:
                 text = f"exchange {letter.exchange!r}: {returned.text}"
                 letter.result.set_exception(BusRefused(text, returned.code))
         self._one_by_one = max(0, self._one_by_one - len(letters))
+        self._channels.wake_first()
         self._wake.set()
 
-    def _on_returned(self, message_id: str, returned: Returned) -> None:
+    def returned(self, message_id: str, returned: Returned) -> None:
         self._returned[message_id] = returned
 
-    def _closed(self, error: BusRefused, unanswered: list[_Letter]) -> None:
+    def taken_away(self) -> None:
+        self._channel = None
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def closed(self, error: BusRefused, unanswered: list[_Letter]) -> None:
         """The broker does not say which message it meant: find out by sending them one by one."""
         self._channel = None
         self._returned.clear()
@@ -183,4 +189,5 @@ class DirectSender:
         else:
             self._one_by_one = len(unanswered)
             self._waiting.extendleft(reversed(unanswered))
+        self._channels.wake_first()
         self._wake.set()

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.interfaces import Connection, Journal, Record
+from vigiloconn.interfaces import Channels, Connection, Journal, Record
 from vigiloconn.kit.backoff import backoff_delays
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Settings
@@ -51,7 +51,7 @@ class Publisher(Protocol):
         """Add to a counter."""
 
     def made_room(self) -> None:
-        """Messages were done with that the broker was never asked about."""
+        """There may be room in the window, or a channel, though the broker was not asked about anything."""
 
     def answered(self, is_confirm: bool) -> None:
         """The broker has answered, by a confirm or by a refusal."""
@@ -70,6 +70,7 @@ class Outlet:
         settings: Settings,
         journal: Journal,
         publisher: Publisher,
+        channels: Channels,
         *,
         clock: Callable[[], float],
         held_count: int = 0,
@@ -82,6 +83,7 @@ class Outlet:
         self._settings = settings
         self._journal = journal
         self._publisher = publisher
+        self._channels = channels
         self._clock = clock
         self._held = HeldReader(exchange, journal, held_count)
         # What was on its way when the outlet ceased to be open: no longer in the publisher's window.
@@ -134,6 +136,11 @@ class Outlet:
             return self._probe_at
         return self._batches.due
 
+    def prepare(self, connection: Connection) -> None:
+        """Have a channel for what is to go, before anything is on its way. Raises as `step` does."""
+        if self.queue and self.channel is None and self.state is State.OPEN:
+            self._ready_channel(connection)
+
     def step(self, connection: Connection) -> int:
         """Send what may be sent now in one write; return the number of publishes. Raises `BusDown`."""
         self._batches.due = None
@@ -144,6 +151,7 @@ class Outlet:
         if self.state is not State.OPEN:
             self._read_held()
         if not self.queue:
+            self._channels.leave(self)
             return 0
         limit = min(_BUFFER_MESSAGES, self._pace.room(self.outstanding, self.unanswered_s))
         if limit <= 0:
@@ -153,6 +161,8 @@ class Outlet:
                 return 0
             limit = 1
         channel = self._ready_channel(connection)
+        if channel is None:
+            return 0
         buffer, tokens = self._render(channel.id, connection.frame_max, limit)
         if tokens:
             if not channel.outstanding:
@@ -209,14 +219,9 @@ class Outlet:
 
     # -- sending -----------------------------------------------------------------------------------------
 
-    def _ready_channel(self, connection: Connection) -> ConfirmChannel[Token]:
-        channel = self.channel
-        if channel is None or channel.closed or channel.connection is not connection:
-            channel = ConfirmChannel(
-                connection, on_settled=self._settled, on_returned=self._on_returned, on_closed=self._closed
-            )
-            if connection.lost is not None:
-                raise connection.lost
+    def _ready_channel(self, connection: Connection) -> ConfirmChannel[Token] | None:
+        channel: ConfirmChannel[Token] | None = self._channels.take(connection, self)
+        if channel is not None and channel is not self.channel:
             self.channel = channel
             self._routes.forget()
         return channel
@@ -263,7 +268,7 @@ class Outlet:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def _settled(self, tokens: list[Token], acked: bool) -> None:
+    def settled(self, tokens: list[Token], acked: bool) -> None:
         self.heard_at = self._clock()
         if not acked:
             for token in tokens:
@@ -296,7 +301,7 @@ class Outlet:
         else:
             self._publisher.made_room()
 
-    def _on_returned(self, message_id: str, returned: Returned) -> None:
+    def returned(self, message_id: str, returned: Returned) -> None:
         self._returned[message_id.partition("-")[2]] = returned
 
     def _without_returned(self, tokens: list[Token]) -> list[Token]:
@@ -327,7 +332,7 @@ class Outlet:
         self._expired_log(text, self.exchange, record.id, ttl_s)
         self._finish([record])
 
-    def _closed(self, error: BusRefused, unanswered: list[Token]) -> None:
+    def closed(self, error: BusRefused, unanswered: list[Token]) -> None:
         """The broker closed the channel."""
         self.channel = None
         self._returned.clear()
@@ -341,6 +346,12 @@ class Outlet:
             self._suspicion.closed(records)
             self._take_back(records)
         self._publisher.answered(is_confirm=False)
+
+    def taken_away(self) -> None:
+        self.channel = None
+
+    def wake(self) -> None:
+        self._publisher.made_room()
 
     def _give_up(self, records: list[Record], error: BusRefused) -> None:
         """The channel was closed because of this publish. A batch is split until the message is found it was for."""
@@ -403,9 +414,6 @@ class Outlet:
             log.info("exchange %s: answers again, %d held messages go first", self.exchange, self.held_count)
             self._move(Event.ANSWERED)
         else:
-            if self.channel is not None:
-                self.channel.close()
-                self.channel = None
             self._move(Event.DUE)
         self._books = self._held
         self.queue = deque(self._held.begin())

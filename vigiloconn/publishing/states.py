@@ -2,7 +2,7 @@
 
     OPEN      messages go as they come
     HELD      the broker refused: messages gather in the journal's held table, in order
-    PROBING   the oldest held message is on its way, alone, on a fresh channel
+    PROBING   the oldest held message is on its way, alone
     DRAINING  it was taken: the held ones go, newer ones still queue behind them
     SILENT    nothing is answered: what is on its way stays there, further messages are held
 """
