@@ -694,6 +694,73 @@ def test_publisher_that_crashed_beside_a_silent_exchange_loses_nothing() -> None
     assert rig.journal.is_empty
 
 
+# --- a broker that has stopped reading -----------------------------------------------------------------------------
+
+
+def pings(rig: Rig, exchange: str = "event") -> int:
+    return [name for name, _, _ in rig.channel(exchange).asked].count("ping")
+
+
+def test_broker_is_asked_once_in_a_silence_whether_it_reads_while_others_wait() -> None:
+    rig = silent()
+    rig.wait(1)
+    assert pings(rig) == 0
+    for _ in range(20):
+        rig.wait(1)
+        rig.connection.heard_at = rig.clock.now
+    assert pings(rig) == 1
+    # It reads: what is unanswered is the exchange's own affair.
+    assert rig.connection.lost is None
+    rig.ack("event")
+    rig.accept(1, "event")
+    rig.ack("state")
+    rig.wait(1)
+    rig.accept(1, "state")
+    rig.wait(3)
+    assert pings(rig) == 2
+
+
+def test_connection_that_the_broker_has_stopped_reading_is_replaced_for_the_others_sake() -> None:
+    rig = silent()
+    connection = rig.connection
+    connection.is_read = False
+    rig.wait(2)
+    rig.wait(5)
+    # Nothing was heard: it may be dead, which is the heartbeat's affair.
+    assert connection.lost is None
+    connection.heard_at = rig.clock.now
+    rig.wait(1)
+    connection.heard_at = rig.clock.now
+    rig.wait(0)
+    assert "stopped reading" in str(connection.lost)
+    rig.client.lose()
+    rig.connect()
+    assert rig.ack("state") == [17, 18, 19]
+    assert rig.unanswered("event") == [2]
+
+
+def test_connection_on_which_something_is_confirmed_is_read() -> None:
+    rig = silent()
+    rig.connection.is_read = False
+    for _ in range(10):
+        rig.wait(2)
+        rig.connection.heard_at = rig.clock.now
+        rig.accept(1, "state")
+        rig.channel("state").ack()
+    assert rig.connection.lost is None
+
+
+def test_connection_of_a_single_exchange_is_not_replaced() -> None:
+    rig = Rig("window = 10")
+    rig.connect()
+    rig.connection.is_read = False
+    rig.accept(50)
+    for _ in range(100):
+        rig.wait(1)
+        rig.connection.heard_at = rig.clock.now
+    assert rig.connection.lost is None
+
+
 # --- the table of states -------------------------------------------------------------------------------------------
 
 

@@ -143,6 +143,10 @@ class Connection(Protocol):
         """The largest body that is taken from the broker."""
 
     @property
+    def heard_at(self) -> float:
+        """When something was last heard of the broker, in monotonic seconds."""
+
+    @property
     def frame_max(self) -> int:
         """Largest frame that the broker takes, in octets."""
 

@@ -131,6 +131,13 @@ class ScriptedChannel:
         self._ask("confirm_select", nowait)
         self.confirms = True
 
+    def ping(self, on_answer: Callable[[], None]) -> None:
+        if self.connection.lost is not None:
+            raise self.connection.lost
+        self.asked.append(("ping", (), {}))
+        if self.connection.is_read:
+            on_answer()
+
     def queue_declare(self, queue: str = "", *args: Any, **options: Any) -> tuple[str, int, int]:
         self._ask("queue_declare", queue, *args, **options)
         return queue, 0, 0
@@ -344,7 +351,10 @@ class ScriptedConnection:
         self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
         self.deliveries: dict[int, Callable[[int, bytes], None]] = {}
         self.refusal: BusRefused | None = None
-        # What the test sees.
+        self.heard_at = 0.0
+        # What the test sees, and sets.
+        self.is_read = True
+        """False: the broker reads nothing, and does not answer a ping."""
         self.channels: dict[int, ScriptedChannel] = {}
         """The channels that are open, by number."""
         self.opened: list[ScriptedChannel] = []

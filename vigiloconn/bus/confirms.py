@@ -81,6 +81,10 @@ class ConfirmChannel(Generic[T]):
         self._pending.extend(tokens)
         self._connection.write(buffer, self._channel)
 
+    def ping(self, on_answer: Callable[[], None]) -> None:
+        """Ask for what changes nothing; `on_answer` is called once the broker has read that. Raises `BusDown`."""
+        self._channel.ping(on_answer)
+
     def unanswered(self) -> list[T]:
         """Return the tokens without an answer, in the order of publishing."""
         first = self._first_tag

@@ -421,6 +421,11 @@ class BusConnection:
         return self.settings.max_message_bytes
 
     @property
+    def heard_at(self) -> float:
+        """When something was last heard of the broker, in seconds of the clock."""
+        return self._heard_at
+
+    @property
     def frame_max(self) -> int:
         """Largest frame that the broker takes, in octets, as negotiated."""
         return int(self._library.frame_max)

@@ -229,6 +229,12 @@ class Channel(_Replies, amqp.Channel):  # type: ignore[misc]
             self.cancel_callbacks[tag] = on_cancel
         return super().basic_consume(queue, tag, *flags, callback=callback, on_cancel=on_cancel, **options)
 
+    def ping(self, on_answer: Callable[[], None]) -> None:
+        """Ask for what changes nothing in confirm mode, `confirm.select`, and wait for nothing: `on_answer` is called
+        on the reader's greenlet once the broker has read it."""
+        self._pending[spec.Confirm.SelectOk] = lambda _sig, *_values: on_answer()
+        self.send_method(spec.Confirm.Select, "b", (False,))
+
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         self.closed_by = BusRefused(printable(reply_text), reply_code)
         self.is_open = False

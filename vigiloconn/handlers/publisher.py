@@ -32,6 +32,8 @@ _MIN_TAKE = 100
 _SILENT_S = 2.0
 #: An exchange that answers nothing for so long is a problem, be it alone.
 _SILENT_TOLD_S = 10.0
+#: A broker that lives, and for so long has neither confirmed anything nor read what it was asked, has stopped reading.
+_UNREAD_S = 5.0
 #: How long the stop waits for confirms.
 _STOP_CONFIRM_S = 1.5
 
@@ -68,6 +70,7 @@ class BusPublisher(Handler):
         self._connection: Connection | None = None
         self._wake = Event()
         self._has_news = False
+        self._sending_since: float | None = None
         self._idle = Event()
         self._is_draining = False
         self.is_stopping = False
@@ -137,6 +140,24 @@ class BusPublisher(Handler):
             self._moved_at = self._clock()
         elif self._is_stalled() and self.client.has_others:
             connection.leave(self._stall())
+        elif self._is_unread(connection):
+            silent = [outlet.exchange for outlet in self.outlets.values() if outlet.unanswered_s >= _SILENT_S]
+            connection.abort(f"the broker has stopped reading it: no answer for exchange {', '.join(silent)}")
+        elif self._silent_before_others():
+            # Whether the broker still reads is asked on the greenlet that may block.
+            self._wake.set()
+
+    def _is_unread(self, connection: Connection) -> bool:
+        """Answer whether the broker lives and reads nothing of this connection any more: RabbitMQ does so ("flow") when
+        one queue takes nothing, and then the other exchanges starve on it."""
+        asked = [outlet.unread_since for outlet in self.outlets.values()] + [self._sending_since]
+        since = min((at for at in asked if at is not None and at >= self._moved_at), default=None)
+        return since is not None and len(self.outlets) > 1 and connection.heard_at - since > _UNREAD_S
+
+    def _silent_before_others(self) -> list[Outlet]:
+        """Return the outlets that have no answer while others have something to send."""
+        busy = [outlet for outlet in self.outlets.values() if outlet.queue or outlet.outstanding]
+        return [outlet for outlet in busy if outlet.unanswered_s >= _SILENT_S] if len(busy) > 1 else []
 
     def _is_stalled(self) -> bool:
         return bool(self.in_flight) and self._clock() - self._moved_at > self._confirm_timeout_s
@@ -236,16 +257,21 @@ class BusPublisher(Handler):
             self._has_news = False
             taken = self._fill()
             outlets = list(self.outlets.values())
+            self._sending_since = self._clock()
             try:
                 for outlet in outlets:
                     outlet.prepare(connection)
                 sent = sum([outlet.step(connection) for outlet in outlets])
+                for outlet in self._silent_before_others():
+                    outlet.ask_whether_read()
             except BusDown as exc:
                 log.debug("sending stopped: %s", exc)
                 return
             except BusRefused as exc:
                 connection.abort(f"no channel for publishing: {exc}")
                 return
+            finally:
+                self._sending_since = None
             if not sent and not taken and not self._has_news:
                 return
 

@@ -98,6 +98,9 @@ class Outlet:
         self._pace = Pace()
         self.heard_at = 0.0
         """When the broker last answered, or something was sent while nothing was unanswered."""
+        self.unread_since: float | None = None
+        """When the broker was asked whether it still reads, and has not answered since."""
+        self._asked_for = 0.0
         self._parked_log = RateLimitedLog(log)
         self._expired_log = RateLimitedLog(log)
 
@@ -181,6 +184,16 @@ class Outlet:
         self.reason = "it does not answer"
         self._hold_back(list(self.queue))
 
+    def ask_whether_read(self) -> None:
+        """Ask once in each silence whether the broker still reads what comes on this connection. Raises `BusDown`."""
+        if self.channel is not None and self._asked_for != self.heard_at:
+            self._asked_for = self.heard_at
+            self.unread_since = self._clock()
+            self.channel.ping(self._is_read)
+
+    def _is_read(self) -> None:
+        self.unread_since = None
+
     def unblocked(self) -> None:
         """The broker takes messages again: it could not answer before."""
         self.heard_at = self._clock()
@@ -190,7 +203,7 @@ class Outlet:
         channel, self.channel = self.channel, None
         unanswered = _flat(channel.unanswered()) if channel is not None else []
         self._returned.clear()
-        self._batches.due = None
+        self._batches.due = self.unread_since = None
         if isinstance(error, BusRefused) and unanswered:
             # The broker closed the connection because of something that we sent; perhaps this.
             self._suspicion.closed(unanswered)
@@ -270,6 +283,7 @@ class Outlet:
 
     def settled(self, tokens: list[Token], acked: bool) -> None:
         self.heard_at = self._clock()
+        self.unread_since = None
         if not acked:
             for token in tokens:
                 self._returned.pop(_name(token), None)
@@ -334,7 +348,7 @@ class Outlet:
 
     def closed(self, error: BusRefused, unanswered: list[Token]) -> None:
         """The broker closed the channel."""
-        self.channel = None
+        self.channel = self.unread_since = None
         self._returned.clear()
         records = _flat(unanswered)
         if error.code in _REFUSED_CODES:
