@@ -102,6 +102,18 @@ def test_performance_messages_go_in_batches_with_the_key_perf_whatever_their_own
     assert rig.journal.is_empty
 
 
+def test_own_figures_of_the_connector_keep_their_key_and_go_singly_in_their_place() -> None:
+    rig = Rig("batch_send_perf = 10\nbatch_linger_ms = 1000")
+    rig.connect()
+    rig.journal.accept(2, "perf")
+    rig.journal.accept(2, "perf", key="Vigilo")
+    rig.accept(1, "perf")
+    rig.wait(1)
+    assert [(message.routing_key, "messages" in json.loads(message.body)) for message in rig.connection.published] == [
+        ("perf", True), ("Vigilo", False), ("Vigilo", False), ("perf", True),
+    ]  # fmt: skip
+
+
 def test_batch_in_a_full_window_does_not_wait_for_what_can_not_come() -> None:
     rig = Rig("batch_send_perf = 10\nbatch_linger_ms = 1000\nwindow = 5")
     rig.connect()

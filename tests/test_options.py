@@ -328,6 +328,7 @@ def test_keys_that_are_not_expected_are_errors(text: str, expected: str) -> None
         ("bus", "queue = " + "q" * 256, "expected a name of at most 255 bytes"),
         ("bus", "user =", "expected it for auth = plain, got nothing"),
         ("bus", "window = 1_000", "expected a whole number from 1 to 100000, got '1_000'"),
+        ("connector", "self_monitoring_perf_exchange = a:b", "time to live behind the ':': expected a whole number"),
         ("connector", "journal_max_bytes = 4 KB", "expected bytes above 0, such as 500000000, 500 MiB or 4G, got"),
         ("connector", "journal_max_messages = 0", "expected a whole number above 0, got '0'"),
         ("connector", "backup_table = a; DROP", "expected letters, digits and '_', got 'a; DROP'"),

@@ -208,6 +208,18 @@ class ScriptedClient(Handler):
         return self.answers[-1]
 
 
+class RecordingClient(Handler):
+    """Stands for the client: notes the exchange and the time to live of what is sent."""
+
+    def __init__(self) -> None:
+        self.connection: Any = SimpleNamespace(blocked=False)
+        self.sent: list[tuple[str, int | None]] = []
+
+    def send(self, exchange: str, key: str, message: dict[str, Any], ttl_ms: int | None) -> AsyncResult[None]:
+        self.sent.append((exchange, ttl_ms))
+        return AsyncResult()
+
+
 class Troubled(Handler):
     """A handler that has the problems that a test gives it."""
 
@@ -248,6 +260,48 @@ def told() -> Iterator[Told]:
     made = Told()
     yield made
     made.end()
+
+
+@pytest.mark.parametrize(
+    ("override", "sent"),
+    [
+        ("", []),
+        ("perf:60", []),
+        ("perf", [("perf", None)]),
+        ("perf:5", [("perf", 5000)]),
+        ("own", [("own", None)]),
+        ("own:7", [("own", 7000)]),
+    ],
+)
+def test_an_exchange_of_their_own_gives_the_figures_its_ttl_and_no_other(
+    override: str, sent: list[tuple[str, int | None]]
+) -> None:
+    text = f"[connector]\nhostname = h\nself_monitoring_perf_exchange = {override}\n[publications]\nperf = perf:60\n"
+    sink, client = FullSink(), RecordingClient()
+    sink.room.set()
+    status = StatusPublisher(parse_settings(text), sink)
+    status.client = client  # type: ignore[assignment]
+    status.supervisor = Supervisor()
+    status._send_figures()
+    gevent.sleep(0)
+    assert list(dict.fromkeys(client.sent)) == sent
+    assert bool(sink.batches) == (not sent), "they go through the journal, where the type decides"
+
+
+@pytest.mark.parametrize(
+    ("override", "sent"), [("", ("nagios", 60_000)), ("own", ("own", None)), ("own:7", ("own", 7000))]
+)
+def test_an_exchange_of_its_own_gives_the_state_its_ttl_and_no_other(
+    override: str, sent: tuple[str, int | None]
+) -> None:
+    own = f"[connector]\nhostname = h\nself_monitoring_nagios_exchange = {override}\n"
+    text = own + "[publications]\nnagios = nagios:60\n"
+    client = RecordingClient()
+    status = StatusPublisher(parse_settings(text), FullSink(), [source := Troubled()])
+    status.client = client  # type: ignore[assignment]
+    source.found = [warning("something")]
+    status._send_state()
+    assert client.sent == [sent]
 
 
 def test_a_count_that_grows_is_no_change_of_state(told: Told) -> None:
@@ -424,7 +478,10 @@ def test_a_change_of_state_is_told_at_once_and_so_is_its_end(
     one.send("event|1|h|s|OK|m")
     [held] = states(bus.drain(nagios, 1))
     assert held.startswith(f"srv1;{_SERVICE};1;WARNING: exchange event is held, 1 messages wait: ")
-    bus.declare_queue("q", bus.declare_exchange("event"))
+    # Routed from its first moment on: what is tried before a queue is bound would be parked.
+    bus.declare_queue("q", bus.declare_exchange("elsewhere"))
+    routed = {"alternate-exchange": "elsewhere"}
+    bus.channel.exchange_declare("event", "fanout", durable=True, auto_delete=False, arguments=routed)
     assert states(bus.drain(nagios, 1)) == [f"srv1;{_SERVICE};0;OK: running"]
 
 

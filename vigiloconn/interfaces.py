@@ -15,6 +15,9 @@ import msgspec
 
 from vigiloconn.errors import BusDown, BusRefused
 
+#: The routing key of what the connector tells of itself.
+SELF_MONITORING_KEY = "Vigilo"
+
 
 class RouteKey(NamedTuple):
     """What decides how a message travels: `[publications]` gives exchange and TTL for `type`."""
@@ -23,6 +26,11 @@ class RouteKey(NamedTuple):
     routing_key: str | None
     """The message's own key; None means the type's name."""
     persistent: bool
+
+    @property
+    def is_batchable(self) -> bool:
+        """True for performance data, but not the connector's own figures: they keep their routing key."""
+        return self.type == "perf" and self.routing_key != SELF_MONITORING_KEY
 
 
 #: The key of a row in the journal that is no message of anybody's.

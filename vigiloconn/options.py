@@ -94,8 +94,8 @@ class ConnectorSettings:
     hostname: str | None
     status_service: str | None
     status_period_s: float
-    self_monitoring_nagios_exchange: str | None
-    self_monitoring_perf_exchange: str | None
+    self_monitoring_nagios_exchange: Publication | None
+    self_monitoring_perf_exchange: Publication | None
     socket_group: str | None
     lock_file: str | None
     timeout_s: float

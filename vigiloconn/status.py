@@ -17,17 +17,16 @@ import gevent
 from gevent.event import Event
 
 from vigiloconn.errors import BusDown
-from vigiloconn.interfaces import Answer, Batch, Level, Problem, Sink
+from vigiloconn.interfaces import SELF_MONITORING_KEY, Answer, Batch, Level, Problem, Sink
 from vigiloconn.kit.escape import printable
 from vigiloconn.kit.greenlets import failure_of
 from vigiloconn.kit.ratelog import RateLimitedLog
-from vigiloconn.options import Settings
+from vigiloconn.options import Publication, Settings
 from vigiloconn.serialize import encode, route_key
 from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
-ROUTING_KEY = "Vigilo"
 #: Figures that are sent in any case, 0 where no source counts them.
 REQUIRED = ("sent", "received", "queue", "backup", "backup_in_buf", "backup_out_buf")
 FIRST_DELAY_S = 10.0
@@ -51,9 +50,9 @@ class StatusPublisher(Handler):
     skipped and counted. The state goes past the journal: it is sent only while connected, and one that no
     queue wants is dropped.
 
-    Figures that have an exchange of their own (`self_monitoring_perf_exchange`, other than perf's) can't go
-    through the journal, where the type alone decides the exchange. They wait in memory while the bus is
-    away: an outage leaves no hole, a restart during an outage does.
+    Figures that have an exchange or a TTL of their own (`self_monitoring_perf_exchange`) can't go through the
+    journal, where the type alone decides both. They wait in memory while the bus is away: an outage leaves no
+    hole, a restart during an outage does.
 
     Of sources that give a figure of the same name the first one added keeps the name, the others' get the
     handler's name before it (`journal_parked`). So add the part whose `sent` and `received` are meant first: the
@@ -82,10 +81,9 @@ class StatusPublisher(Handler):
         self._host = runtime.hostname
         self._period_s = runtime.status_period_s
         self._first_delay_s = first_delay_s
-        self._perf = settings.publication("perf")
-        self._nagios = settings.publication("nagios")
-        self._perf_exchange = runtime.self_monitoring_perf_exchange or self._perf.exchange
-        self._nagios_exchange = runtime.self_monitoring_nagios_exchange or self._nagios.exchange
+        self._perf = runtime.self_monitoring_perf_exchange or settings.publication("perf")
+        self._goes_as_perf = self._perf == settings.publication("perf")
+        self._nagios = runtime.self_monitoring_nagios_exchange or settings.publication("nagios")
         self._due: float | None = None
         self._has_reported = False
         self._mute: dict[tuple[Handler, str], list[Problem]] = {}
@@ -191,12 +189,12 @@ class StatusPublisher(Handler):
         now, host = int(time.time()), self._resolved_host()
         messages = [
             {
-                "type": "perf", "timestamp": now, "host": host, "routing_key": ROUTING_KEY,
+                "type": "perf", "timestamp": now, "host": host, "routing_key": SELF_MONITORING_KEY,
                 "datasource": f"{self._figure_prefix}-{name}", "value": _number(value),
             }
             for name, value in self.figures().items()
         ]  # fmt: skip
-        if self._perf_exchange == self._perf.exchange:
+        if self._goes_as_perf:
             self._put(messages)
         else:
             self._send_past_journal(messages)
@@ -219,11 +217,11 @@ class StatusPublisher(Handler):
                 self._refused_log("figures were not taken: %s", result.exception)
         self._unanswered = waiting
         if len(waiting) + len(messages) > _MAX_UNANSWERED:
-            self._skip(len(messages), f"{len(waiting)} wait for exchange {self._perf_exchange}")
+            self._skip(len(messages), f"{len(waiting)} wait for exchange {self._perf.exchange}")
             return
         for message in messages:
             try:
-                self._unanswered.append(self._send(self._perf_exchange, message, self._perf.ttl_s))
+                self._unanswered.append(self._send(self._perf, message))
             except BusDown as exc:
                 self._skip(1, str(exc))
 
@@ -250,10 +248,10 @@ class StatusPublisher(Handler):
         message = {
             "type": "nagios", "timestamp": int(time.time()),
             "cmdname": f"PROCESS_{'SERVICE' if self.service else 'HOST'}_CHECK_RESULT",
-            "value": f"{target};{code};{_LEVELS[code]}: {text}", "routing_key": ROUTING_KEY,
+            "value": f"{target};{code};{_LEVELS[code]}: {text}", "routing_key": SELF_MONITORING_KEY,
         }  # fmt: skip
         try:
-            self._state_result = self._send(self._nagios_exchange, message, self._nagios.ttl_s)
+            self._state_result = self._send(self._nagios, message)
         except BusDown as exc:
             self._refused_log("the state was not sent: %s", exc)
             return
@@ -273,8 +271,9 @@ class StatusPublisher(Handler):
         self._state_result = None
         return True
 
-    def _send(self, exchange: str, message: dict[str, Any], ttl_s: int | None) -> Answer:
-        return self.client.send(exchange, ROUTING_KEY, message, ttl_ms=ttl_s * 1000 if ttl_s else None)
+    def _send(self, to: Publication, message: dict[str, Any]) -> Answer:
+        ttl_ms = to.ttl_s * 1000 if to.ttl_s else None
+        return self.client.send(to.exchange, SELF_MONITORING_KEY, message, ttl_ms=ttl_ms)
 
 
 # -- pure ------------------------------------------------------------------------------------------------------

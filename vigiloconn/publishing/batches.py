@@ -80,7 +80,7 @@ class PerfBatches:
         size_bytes = 0
         group: list[Record] = []
         for record in records:
-            if record.key.type != "perf" or len(group) == self._wanted or record.id in self._cuts:
+            if not record.key.is_batchable or len(group) == self._wanted or record.id in self._cuts:
                 break
             if group and size_bytes + len(record.body) > self._limit_bytes:
                 break

@@ -46,7 +46,7 @@ class Routes:
         if key == UNREADABLE:
             raise BadMessage("no JSON object with a type")
         ttl_s = self._publication(key.type).ttl_s
-        is_batched = self._batches and key.type == "perf"
+        is_batched = self._batches and key.is_batchable
         frames = PublishFrames(
             channel_id,
             self._exchange,

@@ -276,6 +276,11 @@ def parse_publication(text: str) -> Publication:
     return Publication(check_name(exchange, "an exchange"), ttl_s)
 
 
+def optional_publication(text: str) -> Publication | None:
+    """Return what `parse_publication` does, None where the text is empty."""
+    return parse_publication(text) if plain(text) else None
+
+
 def parse_publications(mapping: Mapping[str, str]) -> dict[str, Publication]:
     """Return type -> publication. Raises `ValueError`, which names the type."""
     publications = {}
