@@ -169,6 +169,65 @@ def test_second_reading_of_the_projects_file_changes_nothing_and_says_so(
     assert rabbit.bindings(vhost) == {(kind, kind, kind) for kind in kinds}
 
 
+TWISTED_FILE = """\
+# Of the bus
+[bus]
+host = {host}
+user = {user}
+password = {password}
+use_ssl = False
+log_traffic = False
+
+[exchange:event]
+type = fanout # to all
+
+[loggers]
+keys = root,twisted
+[handlers]
+keys = syslog
+[logger_root]
+level = INFO
+handlers = syslog
+[handler_syslog]
+class = handlers.NoSuchHandler
+args = '/dev/log', 'daemon'
+[formatter_syslogFormatter]
+format = %(process)d # %(message)s
+class = vigilo.common.logging.VigiloFormatter
+"""
+
+
+def test_file_of_the_twisted_library_names_broker_and_login_and_its_logging_is_passed_over(
+    rabbit: RabbitNode, vhost: str, file: Callable[[str], str]
+) -> None:
+    path = file(TWISTED_FILE.format(host=rabbit.address, user=rabbit.user, password=rabbit.password))
+    Path(path).chmod(0o600)
+    done = run_tool("--vhost", vhost, "read-config", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["exchange event: created", "1 created"]
+
+
+def test_options_go_before_what_the_file_says_of_the_bus(
+    rabbit: RabbitNode, vhost: str, file: Callable[[str], str]
+) -> None:
+    path = file(TWISTED_FILE.format(host="127.0.0.1:1", user="nobody", password="hunter2"))
+    login = ("-u", rabbit.user, "-p", rabbit.password)
+    done = run_tool("-s", rabbit.address, *login, "--vhost", vhost, "read-config", path)
+    assert done.returncode == 0, done
+    assert f"{path} holds a password and can be read by all users" in done.stderr
+    done = run_tool(*login, "--vhost", vhost, "read-config", path)
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_error_in_what_a_file_says_of_the_bus_is_status_2(file: Callable[[str], str]) -> None:
+    path = file("[bus]\nhosst = a\n[exchange:e]\n")
+    done = run_tool("read-config", path)
+    assert done.returncode == 2
+    assert done.stderr == f"vigilo-bus-config: {path}: [bus] hosst: unknown key, the nearest known one is host\n"
+
+
 def test_reading_keeps_messages_and_puts_back_what_is_missing(
     tool: Tool, bus: Bus, file: Callable[[str], str], rabbit: RabbitNode, vhost: str
 ) -> None:
@@ -390,6 +449,7 @@ def test_unknown_virtual_host_is_one_line_and_status_1(rabbit: RabbitNode) -> No
         (("-t", "fan", "create-exchange", "e"), "--type: expected fanout"),
         (("--queue-type", "lazy", "create-queue", "q"), "--queue-type: expected classic or quorum, got 'lazy'"),
         (("-s", "::1", "create-queue", "q"), "--server: "),
+        (("-s", "", "create-queue", "q"), "--server: "),
         (("-s", "user:hunter2@host", "create-queue", "q"), "--server: expected host or host:port, got an '@'"),
         (("--auth", "none", "create-queue", "q"), "--auth: expected plain, amqplain or external"),
         (("--auth", "external", "create-queue", "q"), "--auth: external logs in with a certificate"),

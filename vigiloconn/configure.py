@@ -20,7 +20,7 @@ from vigiloconn import __version__
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
 from vigiloconn.interfaces import Connection
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
-from vigiloconn.options import BusSettings, parse_settings
+from vigiloconn.options import BusSettings, parse_bus
 from vigiloconn.settings import values
 from vigiloconn.settings.files import exposure, read_secret, read_text
 from vigiloconn.topology import wanted as topology
@@ -32,6 +32,8 @@ __all__ = ["Outcome", "Result", "apply_topology", "main"]
 log = logging.getLogger(__name__)
 
 PROGRAM = "vigilo-bus-config"
+
+_CERTIFICATES = ("ca", "cert", "key")
 
 Session = Callable[[], AbstractContextManager[Connection]]
 Work = Callable[[Session], int]
@@ -60,12 +62,12 @@ Commands:
                    line by line what it did, and may be repeated at any time.
 
 Options:
-  -s --server HOST[:PORT]  The broker; an IPv6 address in brackets [default: localhost].
-  -u --user USER           [default: guest]
+  -s --server HOST[:PORT]  The broker; an IPv6 address in brackets. Without it: localhost.
+  -u --user USER           Without it: guest.
   -p --password PASSWORD   Without it and the next one: guest. Other users of this host can see it.
   --password-file FILE     The password stands in its first line.
-  --vhost NAME             Virtual host [default: /].
-  --auth METHOD            plain, amqplain, or external (by certificate) [default: plain].
+  --vhost NAME             Virtual host. Without it: /.
+  --auth METHOD            plain, amqplain, or external (by certificate). Without it: plain.
   --tls                    Encrypt, and verify the broker's certificate; the port is 5671 then.
   --ca-file FILE           Authorities to verify it with; without it those of the system.
   --cert-file FILE         Certificate of this client.
@@ -81,7 +83,9 @@ Options:
 
 FILE has sections [exchange:NAME] (type: default fanout; durable: default yes), [binding:NAME] (exchange, queue, key:
 default the queue's name; NAME only tells bindings apart, the queue is created too) and, where it needs more than a
-plain queue, [queue:NAME] (type: classic or quorum; ttl: seconds that a message stays).
+plain queue, [queue:NAME] (type: classic or quorum; ttl: seconds that a message stays). It may have a section [bus] as
+in settings.ini (hosts, of which the first is taken, user, password, ...), which says how to connect where no option
+does. Sections of logging are passed over, so that files of the Twisted library work as they are.
 
 A binding between an exchange and a queue that both existed is reported as "ensured": it is there now, and AMQP does
 not tell whether it was before.
@@ -110,7 +114,9 @@ def main(argv: list[str] | None = None) -> int:
     from vigiloconn.bus.session import bus_session
 
     try:
-        return _choose_work(options)(partial(bus_session, _bus_settings(options), name=PROGRAM))
+        text = read_text(Path(options["FILE"])) if options["read-config"] else None
+        settings = _bus_settings(options, _bus_of_file(text, options["FILE"]))
+        return _choose_work(options, text)(partial(bus_session, settings, name=PROGRAM))
     except SettingsError as exc:
         return fail(exc, EXIT_USAGE, PROGRAM)
     except (BusDown, BusRefused) as exc:
@@ -122,11 +128,12 @@ def _say(text: object) -> None:
     print(text, flush=True)
 
 
-def _choose_work(options: dict[str, Any]) -> Work:
+def _choose_work(options: dict[str, Any], text: str | None) -> Work:
     """Return what is to be done on the bus, its arguments checked. Raises `SettingsError`."""
     queue_type = _checked("--queue-type", values.queue_type, options["--queue-type"])
-    if options["read-config"]:
-        return _file_work(options["FILE"], queue_type, options["--check"])
+    if text is not None:
+        wanted = topology.parse_topology(text, options["FILE"], queue_type=queue_type)
+        return _topology_work(wanted, check=options["--check"], say_summary=True)
     queue = options["QUEUE"] and _checked("QUEUE", topology.check_name, options["QUEUE"], "a name")
     exchange = options["EXCHANGE"] and _checked("EXCHANGE", topology.check_name, options["EXCHANGE"], "a name")
     for name, given in (("QUEUE", queue), ("EXCHANGE", exchange)):
@@ -151,11 +158,6 @@ def _checked(option: str, check: Callable[..., str], *arguments: Any) -> str:
         return check(*arguments)
     except ValueError as exc:
         raise SettingsError(f"{option}: {exc}") from None
-
-
-def _file_work(path: str, queue_type: str, check: bool) -> Work:
-    wanted = topology.parse_topology(read_text(Path(path)), path, queue_type=queue_type)
-    return _topology_work(wanted, check=check, say_summary=True)
 
 
 def _topology_work(wanted: Topology, *, check: bool = False, say_summary: bool = False) -> Work:
@@ -219,37 +221,51 @@ def _unsubscribe(connection: Connection, queue: str, exchange: str, key: str) ->
     return _status([result])
 
 
-def _bus_settings(options: dict[str, Any]) -> BusSettings:
-    """Return the settings that the command line asks for. Raises `SettingsError`."""
-    files = {key: options[f"--{key}-file"] for key in ("ca", "cert", "key")}
-    auth = _checked("--auth", values.auth_method, options["--auth"])
-    if not options["--tls"]:
-        for key, path in files.items():
-            if path is not None:
+def _bus_of_file(text: str | None, path: str) -> BusSettings:
+    """Return how a file says to connect; the defaults without a file. Raises `SettingsError`."""
+    settings, warnings = parse_bus(text or "", Path(path or "defaults"))
+    for warning in warnings:
+        log.warning("%s", warning)
+    return settings
+
+
+def _bus_settings(options: dict[str, Any], base: BusSettings) -> BusSettings:
+    """Return the settings that the command line asks for, where it says nothing those of `base`.
+
+    Raises `SettingsError`.
+    """
+    server, auth = options["--server"], options["--auth"]
+    given = {
+        "hosts": None if server is None else (_checked("--server", values.parse_host, server),),
+        "user": options["--user"],
+        "password": _password(options),
+        "vhost": options["--vhost"],
+        "auth": None if auth is None else _checked("--auth", values.auth_method, auth),
+        "use_ssl": options["--tls"] or None,
+        **{f"{key}_file": options[f"--{key}-file"] for key in _CERTIFICATES},
+    }
+    settings = dataclasses.replace(base, **{key: value for key, value in given.items() if value is not None})
+    if not settings.use_ssl:
+        for key in _CERTIFICATES:
+            if given[f"{key}_file"] is not None:
                 raise SettingsError(f"--{key}-file: is of no use without --tls")
-    if files["key"] and not files["cert"]:
+    if settings.key_file and not settings.cert_file:
         raise SettingsError("--key-file: is of no use without --cert-file")
-    if auth == "external" and not files["cert"]:
+    if settings.auth == "external" and not (settings.use_ssl and settings.cert_file):
         raise SettingsError("--auth: external logs in with a certificate: expected --tls and --cert-file")
-    server = _checked("--server", values.parse_host, options["--server"])
-    return dataclasses.replace(
-        parse_settings("").bus,
-        hosts=(server,), user=options["--user"], password=values.Secret(_password(options)),
-        vhost=options["--vhost"], auth=auth, use_ssl=options["--tls"],
-        ca_file=files["ca"], cert_file=files["cert"], key_file=files["key"],
-    )  # fmt: skip
+    return settings
 
 
-def _password(options: dict[str, Any]) -> str:
+def _password(options: dict[str, Any]) -> values.Secret | None:
     path = options["--password-file"]
     if path is None:
-        return "guest" if options["--password"] is None else str(options["--password"])
+        return None if options["--password"] is None else values.Secret(options["--password"])
     if options["--password"] is not None:
         raise SettingsError("--password-file: expected it or --password, got both")
     password = _checked("--password-file", read_secret, Path(path))
     if warning := exposure(Path(path)):
         log.warning("%s", warning)
-    return password
+    return values.Secret(password)
 
 
 if __name__ == "__main__":

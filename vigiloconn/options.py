@@ -185,9 +185,7 @@ def parse_settings(
     """
     reader = _Reader(path, parse_ini(text, str(path or "defaults")))
     reader.check_sections()
-    bus = reader.values("bus")
-    bus["password"] = reader.password(bus, credentials_dir)
-    password_file = bus.pop("password_file")
+    bus, warnings = reader.bus(credentials_dir)
     runtime = reader.values("connector", backup_file=paths.default_journal(connector, instance))
     listen_unix = paths.default_socket(connector, instance)
     is_nagios = connector == "nagios"
@@ -196,16 +194,24 @@ def parse_settings(
         path=path,
         connector=connector,
         instance=instance,
-        bus=BusSettings(**bus),
+        bus=bus,
         runtime=ConnectorSettings(**runtime),
         nagios=NagiosSettings(**nagios),
         publications=reader.publications(),
         logging=reader.logging(),
         own=MappingProxyType({} if is_nagios else reader.section(f"connector-{connector}")),
-        warnings=reader.exposures(password_file),
+        warnings=warnings,
     )
     reader.check_bus(settings.bus)
     return settings
+
+
+def parse_bus(text: str, path: Path) -> tuple[BusSettings, tuple[str, ...]]:
+    """Return what the `[bus]` of a file says, which may have any other sections, and what to warn of.
+
+    What its keys mean together is not checked: a command line may have the last word. Raises `SettingsError`.
+    """
+    return _Reader(path, parse_ini(text, str(path))).bus(None)
 
 
 class _Reader:
@@ -288,7 +294,14 @@ class _Reader:
                 raise self.error(section, key, f"continued by the indented line {match[1]}: expected it to start "
                                                "where its line starts")
 
-    def password(self, bus: Mapping[str, Any], credentials_dir: str | None) -> Secret:
+    def bus(self, credentials_dir: str | None) -> tuple[BusSettings, tuple[str, ...]]:
+        """Return `[bus]`, and a warning for each file with a password that all users can read."""
+        found = self.values("bus")
+        found["password"] = self._password(found, credentials_dir)
+        warnings = self._exposures(found.pop("password_file"))
+        return BusSettings(**found), warnings
+
+    def _password(self, bus: Mapping[str, Any], credentials_dir: str | None) -> Secret:
         """Return the password from where it stands: the settings, a file, systemd's credentials."""
         given = self.section("bus")
         password: Secret = bus["password"]
@@ -302,8 +315,7 @@ class _Reader:
                 return self._read_secret("password", credential)
         return password
 
-    def exposures(self, password_file: str | None) -> tuple[str, ...]:
-        """Return a warning for each file with a password that all users can read."""
+    def _exposures(self, password_file: str | None) -> tuple[str, ...]:
         holds_password = self._path is not None and self.section("bus").get("password")
         files = [self._path if holds_password else None, Path(password_file) if password_file else None]
         return tuple(warning for file in files if file and (warning := exposure(file)))

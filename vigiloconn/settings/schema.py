@@ -61,7 +61,7 @@ def _time(key: str, default: str, doc: str, since: str = "new") -> Entry:
 BUS = (
     _old("hosts", "localhost", values.parse_hosts,
          "brokers, in order of preference: `host`, `host:port`, `[v6]`, `[v6]:port`; "
-         "the port is 5672, with `use_ssl` 5671"),
+         "the port is 5672, with `use_ssl` 5671", aliases=("host",)),
     _old("user", "guest", values.plain, "account"),
     _old("password", "guest", values.secret, "its password; see below for where else it may come from"),
     _new("password_file", None, values.optional_text, "file whose first line is the password"),

@@ -12,6 +12,7 @@ from vigiloconn.errors import SettingsError
 from vigiloconn.kit.limits import MAX_TTL_S
 from vigiloconn.settings import values
 from vigiloconn.settings.ini import comment_hint, parse_ini
+from vigiloconn.settings.logsetup import is_logging_section
 from vigiloconn.settings.values import shown
 
 EXCHANGE_TYPES = ("fanout", "direct", "topic", "headers")
@@ -88,7 +89,8 @@ def check_exchange_type(text: str) -> str:
 def parse_topology(text: str, source: str, *, queue_type: str = "classic") -> Topology:
     """Return what `[exchange:NAME]`, `[queue:NAME]` and `[binding:NAME]` sections describe.
 
-    A queue that only bindings name is of `queue_type`. Raises `SettingsError`, one line that names `source`,
+    `[bus]` and the sections of logging, which the Twisted library's files hold as well, are passed over. A queue that
+    only bindings name is of `queue_type`. Raises `SettingsError`, one line that names `source`,
     section, key and what was expected.
     """
     ini = parse_ini(text, source)
@@ -96,6 +98,8 @@ def parse_topology(text: str, source: str, *, queue_type: str = "classic") -> To
     queues: dict[str, Queue] = {}
     bindings: list[Binding] = []
     for title in ini.sections():
+        if title == "bus" or is_logging_section(title):
+            continue
         section = _Section(source, title, dict(ini.items(title)))
         if section.kind == "exchange":
             exchanges.append(Exchange(
