@@ -71,6 +71,7 @@ def test_comments_stand_behind_the_values_of_a_file_and_its_sections() -> None:
         ("[exchange:e]\ntype", "f: line 2: expected key = value"),
         ("[exchange:e]\n[exchange:e]", "f: line 2: [exchange:e] stands in the file twice"),
         ("[exchange:e]\ntype = fanout\ntype = topic", "f: line 3: [exchange:e] type: stands in the section twice"),
+        ("[exchange:e]\n=a\n=b", "f: line 3: [exchange:e] (no key): stands in the section twice"),
         ("[exchanges:e]", "f: [exchanges:e]: expected [exchange:NAME], [queue:NAME] or [binding:NAME]"),
         ("[exchange]", "f: [exchange]: expected [exchange:NAME]"),
         ("[DEFAULT]\ntype = x", "f: [DEFAULT]: expected [exchange:NAME]"),

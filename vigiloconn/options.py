@@ -15,7 +15,7 @@ from typing import Any
 from vigiloconn.errors import SettingsError
 from vigiloconn.settings import logsetup, paths, schema
 from vigiloconn.settings.files import exposure, read_secret, read_text
-from vigiloconn.settings.ini import comment_hint, parse_ini
+from vigiloconn.settings.ini import comment_hint, first_word, parse_ini
 from vigiloconn.settings.values import (
     Publication,
     Secret,
@@ -276,8 +276,7 @@ class _Reader:
         return given
 
     def _unknown(self, section: str, key: str) -> SettingsError:
-        # The first word only: in `password hunter2 = x` the rest is not for a log.
-        word = key.split()[0] if key.split() else key
+        word = first_word(key)
         for other in schema.SECTIONS:
             if other != section and key in schema.spellings(other):
                 return self.error(section, word, f"belongs in [{other}]")

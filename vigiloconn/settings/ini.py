@@ -20,6 +20,11 @@ def comment_hint(text: str) -> str:
     return " (behind a value a comment begins with a blank and #)" if re.search(r"\s;", text) else ""
 
 
+def first_word(key: str) -> str:
+    """Return what errors may quote of a key: in `password hunter2 = x` the rest is not for a log."""
+    return next(iter(key.split()), "(no key)")
+
+
 def parse_ini(text: str, source: str) -> configparser.RawConfigParser:
     """Parse the file's form. The parser's own errors quote lines, passwords included: they are not passed on.
 
@@ -37,7 +42,7 @@ def parse_ini(text: str, source: str) -> configparser.RawConfigParser:
     except configparser.DuplicateSectionError as exc:
         reason = f"line {exc.lineno}: [{exc.section}] stands in the file twice"
     except configparser.DuplicateOptionError as exc:
-        reason = f"line {exc.lineno}: [{exc.section}] {exc.option.split()[0]}: stands in the section twice"
+        reason = f"line {exc.lineno}: [{exc.section}] {first_word(exc.option)}: stands in the section twice"
     except configparser.MissingSectionHeaderError as exc:
         reason = f"line {exc.lineno}: expected a [section] before the first setting"
     except configparser.ParsingError as exc:
