@@ -63,7 +63,7 @@ BUS = (
          "brokers, in order of preference: `host`, `host:port`, `[v6]`, `[v6]:port`; "
          "the port is 5672, with `use_ssl` 5671", aliases=("host",)),
     _old("user", "guest", values.plain, "account"),
-    _old("password", "guest", values.secret, "its password; see below for where else it may come from"),
+    _old("password", "guest", values.secret, "its password; above is where else it may come from"),
     _new("password_file", None, values.optional_text, "file whose first line is the password"),
     _new("vhost", "/", values.text_value("a virtual host"), "virtual host"),
     _new("auth", "plain", values.auth_method,
