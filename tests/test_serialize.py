@@ -262,6 +262,12 @@ def test_a_message_that_can_not_be_routed_is_refused(message: dict[str, Any]) ->
         stored_route_key(json.dumps(message).encode())
 
 
+@pytest.mark.parametrize("row", [b'{"type": "\xed\xa0\x80"}', b'{"x":' * 100_000])
+def test_a_row_that_no_writer_of_ours_has_left_is_refused_like_any_other(row: bytes) -> None:
+    with pytest.raises(BadMessage):
+        stored_route_key(row)
+
+
 @pytest.mark.parametrize(
     ("line", "token"),
     [

@@ -206,7 +206,7 @@ def stored_route_key(body: bytes) -> RouteKey:
     """Return the route key of a body that was read back from the journal. Raises `BadMessage`."""
     try:
         head = _decode_head(body)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # What is wrong with it, in words; or nothing is, and only the short cut can't take it.
         return route_key(decode(body))
     if not head.type:
