@@ -91,7 +91,8 @@ class ConnectorProcess:
     """A connector with its files in `directory`: settings.ini, send.sock, backup.sqlite, connector.log.
 
     Sections are given as mappings from key to value; socket and journal are set unless the sections do it.
-    It runs with `directory` as its working directory, or `cwd`.
+    It runs with `directory` as its working directory, or `cwd`; `program` is the module that is run in place of the
+    connector's own, with `environment` in addition.
     A context manager that starts it and always ends it.
     """
 
@@ -106,8 +107,11 @@ class ConnectorProcess:
         log_level: str = "INFO",
         name: str = "nagios",
         cwd: Path | None = None,
+        program: str = "vigiloconn",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._cwd = cwd or directory
+        self._environment = dict(environment or {})
         self.directory = directory
         self.settings_path = directory / "settings.ini"
         self.log_path = directory / "connector.log"
@@ -115,7 +119,7 @@ class ConnectorProcess:
         connector = {"backup_file": directory / "backup.sqlite", **(connector or {})}
         self.socket_path = Path(str(nagios["listen_unix"]))
         self.journal_path = Path(str(connector["backup_file"]))
-        self._argv = [sys.executable, "-m", "vigiloconn", "run", name, "--config", str(self.settings_path)]
+        self._argv = [sys.executable, "-m", program, "run", name, "--config", str(self.settings_path)]
         self._argv += ["--log-level", log_level]
         sections = {"bus": bus, "connector": connector, "connector-nagios": nagios, "publications": publications or {}}
         directory.mkdir(parents=True, exist_ok=True)
@@ -150,6 +154,7 @@ class ConnectorProcess:
         """Start the process and don't wait for anything."""
         assert not self.is_running, "the connector runs already"
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        env.update(self._environment)
         with self.log_path.open("ab") as log:
             self._process = children.spawn(self._argv, env=env, cwd=self._cwd, stdout=log)
 

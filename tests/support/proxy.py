@@ -15,15 +15,21 @@ from tests.support.rabbit import HOST, free_ports
 
 
 class TcpProxy:
-    """Passes connections to a port of its own on to `target_port`. A context manager that ends its process."""
+    """Passes connections to a port of its own on to `target_port`. A context manager that ends its process.
+
+    A target that `speaks_amqp` can have its answers swallowed.
+    """
 
     host = HOST
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, *, speaks_amqp: bool = False) -> None:
         (self.port,) = free_ports(1)
         program = Path(__file__).with_name("proxy_server.py")
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(program), str(self.port), str(target_port)],
+            [
+                sys.executable, "-I", "-S", str(program), str(self.port), str(target_port),
+                *(["amqp"] if speaks_amqp else []),
+            ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True,
         )
         self._answer("start")
@@ -61,6 +67,17 @@ class TcpProxy:
     def delay(self, ms: float) -> None:
         """Deliver what is read from now on that much later, in each direction. The rate stays as it was."""
         self._ask(f"delay {ms}")
+
+    def rate(self, bytes_s: int) -> None:
+        """Let no more than that through in a second, in each direction of each connection; 0: as fast as it goes."""
+        self._ask(f"rate {bytes_s}")
+
+    def swallow(self, what: Literal["nothing", "confirms", "answers"]) -> None:
+        """Keep the target's confirms, or all its answers but heartbeats, from whoever is connected.
+
+        Only where the target `speaks_amqp`. What was swallowed never comes: `cut` the connection afterwards.
+        """
+        self._ask(f"swallow {what}")
 
     def connections(self) -> int:
         """Return the number of connections that are open."""

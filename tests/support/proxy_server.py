@@ -1,6 +1,8 @@
-"""The proxy's program. Knows bytes, not AMQP.
+"""The proxy's program. Knows bytes, and of AMQP only where a frame ends and which method is in it.
 
-    python proxy_server.py PORT TARGET_PORT
+    python proxy_server.py PORT TARGET_PORT [amqp]
+
+With `amqp` the target is a broker, whose frames can be swallowed.
 
 Commands come by standard input, one a line; each is answered by one line, `ok [VALUE]` or `failed REASON`.
 It ends with its input, so it can't outlive the process that started it.
@@ -19,15 +21,47 @@ _CHUNK_BYTES = 65536
 _MAX_CHUNKS_UNDERWAY = 256
 #: SO_LINGER on, for no time: closing sends a reset.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_HEARTBEAT = 8
+_METHOD = 1
+#: Class and method of basic.ack and basic.nack: as the broker sends them, its confirms.
+_CONFIRMS = {(60, 80), (60, 120)}
+
+
+class _Swallower:
+    """Takes frames out of what a broker says: nothing, its confirms, or all but heartbeats. Must see every byte."""
+
+    def __init__(self) -> None:
+        self._unread = b""
+
+    def pass_on(self, data: bytes, what: str) -> bytes:
+        """Return what is left of `data`, whole frames only; a frame's beginning waits for its end."""
+        self._unread += data
+        passed = []
+        while len(self._unread) >= 7:
+            kind, size = self._unread[0], int.from_bytes(self._unread[3:7], "big") + 8
+            if len(self._unread) < size:
+                break
+            frame, self._unread = self._unread[:size], self._unread[size:]
+            if not self._is_swallowed(kind, frame, what):
+                passed.append(frame)
+        return b"".join(passed)
+
+    def _is_swallowed(self, kind: int, frame: bytes, what: str) -> bool:
+        if what == "answers":
+            return kind != _HEARTBEAT
+        return what == "confirms" and kind == _METHOD and struct.unpack(">HH", frame[7:11]) in _CONFIRMS
 
 
 class _Server:
     """One listener, two pumps for each connection."""
 
-    def __init__(self, port: int, target_port: int) -> None:
+    def __init__(self, port: int, target_port: int, speaks_amqp: bool) -> None:
         self._port = port
+        self._speaks_amqp = speaks_amqp
         self._target_port = target_port
         self._delay_s = 0.0
+        self._rate_bytes_s = 0
+        self._swallows = "nothing"
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._listener: asyncio.Server | None = None
@@ -51,6 +85,10 @@ class _Server:
                 pass
             case "delay":
                 self._delay_s = float(argument) / 1000
+            case "rate":
+                self._rate_bytes_s = int(argument)
+            case "swallow" if self._speaks_amqp and argument in ("nothing", "confirms", "answers"):
+                self._swallows = argument
             case "connections":
                 return str(len(self._open))
             case "connections_ever":
@@ -63,7 +101,8 @@ class _Server:
         tasks = list(self._open)
         for task in tasks:
             for writer in self._open[task]:
-                if reset:
+                # A pump may have ended this side a moment ago: its socket is gone then.
+                if reset and not writer.is_closing():
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                     writer.transport.abort()
                 else:
@@ -72,6 +111,12 @@ class _Server:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._pass_on(reader, writer)
+        except asyncio.CancelledError:
+            pass  # `_cut`; asyncio would print it as an error
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._taken += 1
@@ -81,25 +126,35 @@ class _Server:
             target_reader, target_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             self._open[task].append(target_writer)
             async with asyncio.TaskGroup() as pumps:
-                self._pump(reader, target_writer, pumps)
-                self._pump(target_reader, writer, pumps)
+                self._pump(reader, target_writer, pumps, None)
+                self._pump(target_reader, writer, pumps, _Swallower() if self._speaks_amqp else None)
         except* OSError:
             pass  # one side has ended the connection: so does this one, below
         finally:
             for each in self._open.pop(task):
                 each.close()
 
-    def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pumps: asyncio.TaskGroup) -> None:
+    def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pumps: asyncio.TaskGroup,
+        swallower: _Swallower | None,
+    ) -> None:
         chunks: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_CHUNKS_UNDERWAY)
-        pumps.create_task(self._take(reader, chunks))
+        pumps.create_task(self._take(reader, chunks, swallower))
         pumps.create_task(self._deliver(chunks, writer))
 
-    async def _take(self, reader: asyncio.StreamReader, chunks: asyncio.Queue[tuple[float, bytes]]) -> None:
-        chunk = b"not the end"
-        while chunk:
+    async def _take(
+        self, reader: asyncio.StreamReader, chunks: asyncio.Queue[tuple[float, bytes]], swallower: _Swallower | None
+    ) -> None:
+        while True:
             await self._flowing.wait()
             chunk = await reader.read(_CHUNK_BYTES)
-            await chunks.put((time.monotonic() + self._delay_s, chunk))
+            is_end = not chunk
+            if swallower is not None:
+                chunk = swallower.pass_on(chunk, self._swallows)
+            if chunk or is_end:
+                await chunks.put((time.monotonic() + self._delay_s, chunk))
+            if is_end:
+                return
 
     async def _deliver(self, chunks: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         while True:
@@ -109,12 +164,14 @@ class _Server:
             if not chunk:
                 writer.write_eof()
                 return
+            if self._rate_bytes_s:
+                await asyncio.sleep(len(chunk) / self._rate_bytes_s)
             writer.write(chunk)
             await writer.drain()
 
 
-async def _main(port: int, target_port: int) -> None:
-    server = _Server(port, target_port)
+async def _main(port: int, target_port: int, speaks_amqp: bool) -> None:
+    server = _Server(port, target_port, speaks_amqp)
     await server.do("accept", "")
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
@@ -128,4 +185,4 @@ async def _main(port: int, target_port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(_main(int(sys.argv[1]), int(sys.argv[2]), "amqp" in sys.argv[3:]))
