@@ -9,6 +9,10 @@ BUS ?=
 BUS_USER ?=
 BUS_PASSWORD ?=
 RUN_FOR ?=
+# make chaos SEED=n RUNS=m FUZZ=inputs
+SEED ?=
+RUNS ?= 10
+FUZZ ?= 1000000
 # What `make check` does; a suite that needs more programs adds its target here.
 CHECKS ?= lint test test-nagios
 
@@ -17,11 +21,12 @@ BIN := $(VENV)/bin
 export BUS BUS_USER BUS_PASSWORD RUN_FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help venv rabbitmq nagios run test test-nagios lint check bench clean
+.PHONY: help venv rabbitmq nagios run test test-nagios chaos lint check bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=python3.12  ARGS='pytest arguments'  BUS=host:port BUS_USER= BUS_PASSWORD= RUN_FOR=seconds"
+	@echo "           SEED=n RUNS=m FUZZ=inputs"
 
 venv: ## make the virtual environment in .venv, again when setup.py has changed
 	@sh tests/support/make-venv.sh "$(PYTHON)" $(VENV)
@@ -40,6 +45,10 @@ test: venv rabbitmq ## run all tests, on RabbitMQ nodes that the tests start the
 
 test-nagios: venv rabbitmq nagios ## run the tests with a real Nagios, which the tests start themselves
 	@$(BIN)/python -m pytest $(ARGS) tests/nagios
+
+chaos: venv rabbitmq ## put the promise on trial: RUNS=10 runs of faults and FUZZ=1000000 random inputs, by SEED=n
+	@$(BIN)/python -m tests.chaos --runs=$(RUNS) $(if $(SEED),--seed=$(SEED)) $(ARGS)
+	@$(if $(filter-out 0,$(FUZZ)),$(BIN)/python -m tests.chaos.fuzzing --count=$(FUZZ) $(if $(SEED),--seed=$(SEED)))
 
 lint: venv ## ruff on everything, mypy --strict on vigiloconn
 	@$(BIN)/ruff check . $(wildcard bin/vigilo-*)

@@ -1,0 +1,144 @@
+"""What a run does, drawn from its seed. Pure: knows faults by their names, no processes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.lines import KINDS
+from tests.chaos.stage import DIRECTIONS, LINES, PIPE, QUEUE, STATUS, Shape
+from tests.chaos.writers import WriterPlan
+
+_SMALL_DISKS_MB = (8, 16, 40)
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault at its time."""
+
+    name: str
+    argument: Any
+    after_s: float
+    """How long after the one before it begins."""
+    hold_s: float
+    """How long it lasts, counted from the last of its episode."""
+
+    @property
+    def fault(self) -> Fault:
+        return FAULTS[self.name]
+
+    def __str__(self) -> str:
+        return self.name if self.argument is None else f"{self.name} ({self.argument})"
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Faults that last at the same time, and whether the next episode waits until the flow has come back."""
+
+    strikes: Sequence[Strike]
+    is_followed_by_calm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a run does."""
+
+    seed: int
+    shape: Shape
+    direction: str
+    episodes: Sequence[Episode]
+    writers: Sequence[WriterPlan] = ()
+    ttl_s: Mapping[str, float] = field(default_factory=dict)
+    feed_pause_s: float = 0.0
+
+    @property
+    def strikes(self) -> list[Strike]:
+        """All faults, in the order of their beginnings."""
+        return [strike for episode in self.episodes for strike in episode.strikes]
+
+
+def draw_plan(seed: int, *, direction: str = "", is_short: bool = False, may_mount: bool = True) -> Plan:
+    """Return the plan of a seed. A short one has the faults that begin and end at once, and few of them."""
+    chance = random.Random(seed)
+    drawn = chance.choices(DIRECTIONS, (6, 1, 1))[0]
+    direction = direction or drawn
+    names = [
+        name for name, fault in FAULTS.items()
+        if direction in fault.only and not (is_short and fault.is_slow) and (may_mount or not fault.needs_mount)
+    ]
+    count = 2 if is_short else chance.randint(2, 5)
+    episodes = [_draw_episode(chance, names, is_short) for _ in range(count)]
+    if direction != LINES:
+        shape = _draw_consumer(chance, direction)
+        return Plan(seed, shape, direction, episodes, feed_pause_s=chance.choice((0.01, 0.05)))
+    ttl_s = {kind: float(chance.choice((4, 3600))) for kind in KINDS if chance.random() < 0.2}
+    publications = {kind: f"{kind}:{ttl:.0f}" for kind, ttl in ttl_s.items()}
+    bus = _draw_bus(chance)
+    needs_disk = any(strike.fault.needs_mount for episode in episodes for strike in episode.strikes)
+    shape = Shape(
+        "nagios", bus, _draw_connector(chance), {}, publications,
+        chance.choice(_SMALL_DISKS_MB) if needs_disk else None,
+    )
+    return Plan(seed, shape, direction, episodes, _draw_writers(chance, bus["window"]), ttl_s)
+
+
+def _draw_episode(chance: random.Random, names: Sequence[str], is_short: bool) -> Episode:
+    strikes: list[Strike] = []
+    for _ in range(1 if is_short else chance.choice((1, 1, 2, 2, 3))):
+        taken = {strike.fault.place for strike in strikes}
+        name = chance.choice([name for name in names if FAULTS[name].place not in taken])
+        longest_s = 1.5 if is_short else chance.choice((1.0, 3.0, 9.0))
+        strikes.append(Strike(
+            name, FAULTS[name].draw(chance), round(chance.uniform(0.0, 1.0), 3),
+            round(chance.uniform(0.0, longest_s), 3),
+        ))
+    return Episode(strikes, is_short or chance.random() < 0.7)
+
+
+def _draw_consumer(chance: random.Random, direction: str) -> Shape:
+    bus: dict[str, object] = {"queue": QUEUE, "prefetch_count": chance.choice((1, 50, 500))}
+    if direction == PIPE:
+        grouped = chance.random() < 0.3
+        nagios = {
+            "nagios_pipe": "nagios.cmd", "accepted_commands": "PROCESS_SERVICE_CHECK_RESULT",
+            "group_nagios_commands": grouped,
+        }
+        return Shape("nagios", bus, {"status_period": 60}, nagios, {})
+    build = chance.choice(("build", "build_batches"))
+    return Shape(f"tests.scenarios.consume:{build}", bus, {}, {}, {})
+
+
+def _draw_bus(chance: random.Random) -> dict[str, object]:
+    return {
+        "window": chance.choice((1, 50, 2000, 2000)),
+        "batch_send_perf": chance.choice((1, 1, 7, 50)),
+        "batch_linger_ms": chance.choice((20, 1000)),
+    }
+
+
+def _draw_connector(chance: random.Random) -> dict[str, object]:
+    return {
+        "durability": chance.choice(("journal", "journal", "overflow")),
+        "synchronous": chance.choice(("full", "normal")),
+        "self_monitoring_perf_exchange": STATUS,
+        "self_monitoring_nagios_exchange": STATUS,
+    }
+
+
+def _draw_writers(chance: random.Random, window: object) -> list[WriterPlan]:
+    count = chance.randint(1, 4)
+    max_text = chance.choice((20, 20, 200, 3000))
+    # No more than gets through, or what comes after a fault waits for a backlog that has nothing to do with it.
+    most_lines_s = 60 if window == 1 else 150 if max_text > 1000 else 1200
+    writers = []
+    for number in range(count):
+        lines_s = chance.choice((0.05, 0.3, 1.0)) * most_lines_s / count
+        chunk = chance.choice((1, 20, 60))
+        writers.append(WriterPlan(
+            f"w{number}", chance.choice((KINDS, KINDS, KINDS[:1] * 4 + KINDS)), chunk, (1 + chunk) / 2 / lines_s,
+            max_text, chance.getrandbits(32),
+        ))
+    return writers

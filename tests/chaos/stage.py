@@ -1,0 +1,156 @@
+"""What a run plays on: a virtual host, a proxy before the broker, a connector with its controls. Knows how to build it
+and take it down, not what happens on it."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import amqp
+
+from tests.chaos.controls import Controls
+from tests.chaos.disk import SmallDisk
+from tests.chaos.judge import Parked
+from tests.chaos.keeper import Keeper
+from tests.chaos.pipereader import PipeReader
+from tests.support.bus import Bus, connect
+from tests.support.connector import ConnectorProcess
+from tests.support.proxy import TcpProxy
+from tests.support.rabbit import RabbitNode
+
+#: What flows in a run: lines to the bus, messages to a handler, commands to a pipe.
+DIRECTIONS = LINES, HANDLER, PIPE = ("lines", "handler", "pipe")
+QUEUE = "work"
+EXCHANGES = ("event", "perf", "state")
+STATUS = "status"
+#: Where the broker puts what has expired in one of its queues: that is no end by the connector.
+EXPIRED = "expired"
+#: What a run is measured by: noticed within one heartbeat, tried again within another.
+HEARTBEAT_S = 3
+BUS: dict[str, object] = {
+    "heartbeat": HEARTBEAT_S, "max_reconnect_delay": HEARTBEAT_S, "connect_timeout": HEARTBEAT_S,
+    "confirm_timeout": 2 * HEARTBEAT_S, "blocked_timeout": 60,
+}
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Shape:
+    """What differs between the connectors of two runs."""
+
+    name: str
+    bus: Mapping[str, object]
+    connector: Mapping[str, object]
+    nagios: Mapping[str, object]
+    publications: Mapping[str, object]
+    disk_mb: int | None = None
+
+
+class Stage:
+    """A context manager: everything on it is gone afterwards, but for the files in `directory`."""
+
+    def __init__(self, node: RabbitNode, directory: Path, shape: Shape) -> None:
+        self.node = node
+        self.directory = directory
+        self.vhost = f"chaos-{secrets.token_hex(4)}"
+        self.user, self.password = self.vhost, "chaos"
+        self._shape = shape
+        self._stack = ExitStack()
+        self.disk: SmallDisk | None = None
+        self.intruders: list[sqlite3.Connection] = []
+        """Other programs that hold the journal's lock."""
+        self.reader: PipeReader | None = None
+        """Nagios' place at the command pipe, where there is one."""
+
+    def __enter__(self) -> Stage:
+        with ExitStack() as stack:
+            self._build(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def _build(self, stack: ExitStack) -> None:
+        node, shape = self.node, self._shape
+        self.directory.mkdir(parents=True, exist_ok=True)
+        node.add_vhost(self.vhost)
+        stack.callback(node.delete_vhost, self.vhost)
+        node.add_user(self.user, self.password, self.vhost)
+        stack.callback(node.delete_user, self.user)
+        self.proxy = stack.enter_context(TcpProxy(node.port, speaks_amqp=True))
+        place = self.directory
+        if shape.disk_mb is not None:
+            self.disk = stack.enter_context(SmallDisk(self.directory / "disk", shape.disk_mb))
+            place = self.disk.path
+        self.controls = Controls(self.directory / "controls")
+        self.controls.disarm()
+        login = {"hosts": self.proxy.address, "user": self.user, "password": self.password, "vhost": self.vhost}
+        self.connector = ConnectorProcess(
+            self.directory, name=shape.name, bus={**BUS, **login, **shape.bus},
+            connector={
+                "backup_file": place / "backup.sqlite", "status_period": 1, "hostname": "chaos", **shape.connector,
+            },
+            nagios=shape.nagios, publications=shape.publications, program="tests.chaos.wrapped",
+            environment={"VIGILOCONN_CHAOS": str(self.directory / "controls")}, cwd=self.directory,
+        )
+        stack.callback(self.connector.close)
+        stack.callback(self._send_intruders_away)
+        self.keeper = Keeper(self.connector, self.controls)
+        stack.callback(self.keeper.close)
+
+    def _send_intruders_away(self) -> None:
+        while self.intruders:
+            self.intruders.pop().close()
+
+    # -- the bus, as its administrator sees it ------------------------------------------------------------------
+
+    def on_bus(self, action: Callable[[Bus], T]) -> T:
+        """Do something on this run's virtual host, past the proxy."""
+        with connect(self.node, self.vhost) as bus:
+            return action(bus)
+
+    def declare(self) -> None:
+        """Make the exchanges, each with a queue of its name."""
+        def act(bus: Bus) -> None:
+            bus.declare_exchange(EXPIRED)
+            bus.declare_queue(EXPIRED, EXPIRED)
+            for exchange in (*EXCHANGES, STATUS):
+                self.make_exchange(bus, exchange)
+        self.on_bus(act)
+
+    def make_exchange(self, bus: Bus, exchange: str) -> None:
+        """Make one exchange with its queue, where they are not there."""
+        bus.declare_exchange(exchange, "topic")
+        bus.declare_queue(exchange, exchange, "#", arguments={"x-dead-letter-exchange": EXPIRED})
+
+    def depth(self, queue: str) -> int:
+        """Return how many messages wait in a queue, 0 when there is no such queue."""
+        try:
+            return self.on_bus(lambda bus: bus.queue_depth(queue))
+        except amqp.NotFound:
+            return 0
+
+    # -- the journal, as any reader sees it ---------------------------------------------------------------------
+
+    def waiting_rows(self) -> int:
+        """Return how many messages the journal still has to deliver, the held ones included."""
+        return sum(self._query(f"SELECT count(*) FROM {table}")[0][0] for table in ("tobus", "vigiloconn_held"))
+
+    def parked(self) -> list[Parked]:
+        """Return what is parked."""
+        rows = self._query("SELECT exchange, CAST(msg AS BLOB), reason FROM vigiloconn_parked")
+        return [Parked(*row) for row in rows]
+
+    def _query(self, sql: str) -> list[tuple]:  # type: ignore[type-arg]
+        reader = sqlite3.connect(f"file:{self.connector.journal_path}?mode=ro", uri=True, timeout=10.0)
+        try:
+            return reader.execute(sql).fetchall()
+        finally:
+            reader.close()
