@@ -7,9 +7,10 @@ import random
 from typing import Any
 
 from tests.chaos.garbage import mutate, nasty_text, some_bytes
+from vigiloconn.consuming.unpack import unpack
 from vigiloconn.errors import BadMessage
 from vigiloconn.nagios.commands import Skip, Translator
-from vigiloconn.serialize import decode, split_messages, stored_route_key
+from vigiloconn.serialize import stored_route_key
 
 _ACCEPTED = ("PROCESS_SERVICE_CHECK_RESULT", "PROCESS_HOST_CHECK_RESULT", "ADD_HOST_COMMENT")
 _KEYS = ("type", "timestamp", "cmdname", "value", "host", "service", "code", "message", "messages", "n", "routing_key")
@@ -24,7 +25,8 @@ def case(chance: random.Random) -> int:
     except BadMessage:
         pass  # it would be parked
     try:
-        messages = split_messages(decode(body))
+        # Each is a message, the reason for which there is none, or a turn for others.
+        messages = [step for step in unpack(body) if isinstance(step, dict)]
     except BadMessage:
         return 1
     for message in messages:
@@ -55,6 +57,9 @@ def _body(chance: random.Random) -> bytes:
         depth = chance.choice((100, 1000, 100_000))
         opening, closing = chance.choice(((b"[", b"]"), (b'{"messages":[', b"]}"), (b'{"a":', b"}")))
         return opening * depth + b"1" + closing * depth
+    if kind == 2 and chance.random() < 0.05:
+        one = json.dumps(_message(chance)).encode("utf-8", "surrogatepass")
+        return b'{"messages":[' + b",".join([one] * chance.choice((2, 300, 3000))) + b"]}"
     body = json.dumps(_message(chance), ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
     return mutate(chance, body) if kind < 4 else body
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from pathlib import Path
 
 from tests.chaos.garbage import mutate, nasty_text
 from tests.support.connector import ROOT
 from vigiloconn.errors import SettingsError
-from vigiloconn.options import parse_settings
+from vigiloconn.options import load_settings
 from vigiloconn.settings import logsetup, schema
-from vigiloconn.settings.ini import decode
 
-_PATH = Path("settings.ini")
+_directory = tempfile.TemporaryDirectory(prefix="vigiloconn-fuzz-")
+_PATH = Path(_directory.name) / "settings.ini"
 _SAMPLE = (ROOT / "conf/settings.ini").read_bytes()
 _KEYS = [(name, entry.key, entry.default or "") for name, entries in schema.SECTIONS.items() for entry in entries]
 _SECTIONS = sorted({section for section, _, _ in _KEYS} | {
@@ -24,8 +25,9 @@ _LOGGING_KEYS = ("keys", "level", "handlers", "class", "args", "formatter", "for
 def case(chance: random.Random) -> int:
     """Try one file."""
     data = mutate(chance, _SAMPLE) if chance.random() < 0.3 else _file(chance)
+    _PATH.write_bytes(data)
     try:
-        settings = parse_settings(decode(data, _PATH), _PATH)
+        settings = load_settings(_PATH)
         logsetup.check_sections(settings.logging, str(_PATH))
     except SettingsError as exc:
         _check(str(exc))
