@@ -35,7 +35,7 @@ _CHANNEL = "vigiloconn.bus.confirms:ConfirmChannel"
 PUBLISHING = (
     Point("before a transaction", "before", f"{_STORE}.apply"),
     Point("appended, not committed", "after", f"{_ROWS}.append"),
-    Point("in the middle of a discard", "after", f"{_ROWS}.discard_runs"),
+    Point("in the middle of a discard", "after", f"{_ROWS}.discard"),
     Point("before a commit", "after", f"{_ROWS}.save"),
     Point("committed, not settled", "after", f"{_STORE}.apply"),
     Point("settled, not answered", "before", f"{_PROVIDER}._accept"),
@@ -51,7 +51,7 @@ IN_TROUBLE = (
     Point("moved to the held, not committed", "after", f"{_ROWS}.hold"),
     Point("parked, not moved", "after", f"{_PROVIDER}.park"),
     Point("moved to the parked, not committed", "after", f"{_ROWS}.park"),
-    Point("in the middle of a discard of held ones", "after", f"{_ROWS}.discard_held_runs"),
+    Point("in the middle of a discard of held ones", "after", f"{_ROWS}.discard_held"),
 )
 #: At each start.
 STARTING = (
