@@ -9,9 +9,10 @@ BUS ?=
 BUS_USER ?=
 BUS_PASSWORD ?=
 RUN_FOR ?=
-# make chaos SEED=n RUNS=m FUZZ=inputs
+# make chaos SEED=n RUNS=m CLUSTER=k FUZZ=inputs
 SEED ?=
 RUNS ?= 10
+CLUSTER ?= 1
 FUZZ ?= 1000000
 # What `make check` does; a suite that needs more programs adds its target here.
 CHECKS ?= lint test test-nagios
@@ -26,7 +27,7 @@ export BUS BUS_USER BUS_PASSWORD RUN_FOR
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON=python3.12  ARGS='pytest arguments'  BUS=host:port BUS_USER= BUS_PASSWORD= RUN_FOR=seconds"
-	@echo "           SEED=n RUNS=m FUZZ=inputs"
+	@echo "           SEED=n RUNS=m CLUSTER=k FUZZ=inputs"
 
 venv: ## make the virtual environment in .venv, again when setup.py has changed
 	@sh tests/support/make-venv.sh "$(PYTHON)" $(VENV)
@@ -48,6 +49,7 @@ test-nagios: venv rabbitmq nagios ## run the tests with a real Nagios, which the
 
 chaos: venv rabbitmq ## put the promise on trial: RUNS=10 runs of faults and FUZZ=1000000 random inputs, by SEED=n
 	@$(BIN)/python -m tests.chaos --runs=$(RUNS) $(if $(SEED),--seed=$(SEED)) $(ARGS)
+	@$(if $(filter-out 0,$(CLUSTER)),$(BIN)/python -m tests.chaos --only=cluster --runs=$(CLUSTER) $(if $(SEED),--seed=$(SEED)))
 	@$(if $(filter-out 0,$(FUZZ)),$(BIN)/python -m tests.chaos.fuzzing --count=$(FUZZ) $(if $(SEED),--seed=$(SEED)))
 
 lint: venv ## ruff on everything, mypy --strict on vigiloconn

@@ -6,7 +6,8 @@ Usage:
 Options:
     --seed=N    seed of the first run; the next run has the next number (default: drawn, and printed)
     --runs=N    number of runs [default: 10]
-    --only=DIRECTION  `lines` to the bus, messages to a `handler`, commands to a `pipe`; else the seed decides
+    --only=DIRECTION  `lines` to the bus, messages to a `handler`, commands to a `pipe`, else the seed decides;
+                or `cluster`: lines to quorum queues of three nodes, which takes minutes
     --short     as in `make test`: few faults, those that begin and end at once
     --keep=DIR  where the files of failed runs are kept [default: .run/chaos]
 
@@ -22,13 +23,16 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from docopt import docopt
 
+from tests.chaos.cluster import Cluster, running_cluster
 from tests.chaos.disk import can_mount
 from tests.chaos.plan import Plan, draw_plan
 from tests.chaos.runner import Report, Run, heal
+from tests.chaos.stage import CLUSTER
 from tests.support.rabbit import RabbitNode
 
 _MARK = "VIGILOCONN_CHAOS_MOUNTS"
@@ -46,25 +50,29 @@ def main() -> int:
     say(f"chaos: seed {seed}, {runs} runs")
     failed: list[Report] = []
     alike = [option for option in sys.argv[1:] if option.startswith(("--short", "--only"))]
-    with RabbitNode() as node:
+    with ExitStack() as stack:
+        if options["--only"] == CLUSTER:
+            cluster = stack.enter_context(running_cluster())
+        else:
+            cluster = Cluster([stack.enter_context(RabbitNode())])
         for number in range(seed, seed + runs):
             plan = draw_plan(
                 number, direction=options["--only"] or "", is_short=options["--short"], may_mount=_MARK in os.environ
             )
-            report = run_one(node, plan, Path(options["--keep"]), " ".join(alike))
+            report = run_one(cluster, plan, Path(options["--keep"]), " ".join(alike))
             if report.verdict.findings:
                 failed.append(report)
     say(f"{runs} runs, {len(failed)} failed" + (f": seeds {[report.plan.seed for report in failed]}" if failed else ""))
     return 1 if failed else 0
 
 
-def run_one(node: RabbitNode, plan: Plan, keep: Path, options: str) -> Report:
+def run_one(cluster: Cluster, plan: Plan, keep: Path, options: str) -> Report:
     """Play one plan; print its line, and what is wrong with the way to see it again, with the same `options`."""
     place = Path(tempfile.mkdtemp(prefix="vigiloconn-chaos-"))
     began_s = time.monotonic()
     say(f"seed {plan.seed}: {plan.shape}")
     try:
-        report = Run(plan, node, place / "run", say).play()
+        report = Run(plan, cluster, place / "run", say).play()
         say(f"{report}; {time.monotonic() - began_s:.0f} s")
         if report.verdict.findings:
             kept = keep / str(plan.seed)
@@ -73,9 +81,9 @@ def run_one(node: RabbitNode, plan: Plan, keep: Path, options: str) -> Report:
             for finding in report.verdict.findings:
                 say(f"  ! {finding}")
             arguments = f" ARGS='{options}'" if options else ""
-            say(f"  again: make chaos SEED={plan.seed} RUNS=1 FUZZ=0{arguments}; its files: {kept}")
+            say(f"  again: make chaos SEED={plan.seed} RUNS=1 CLUSTER=0 FUZZ=0{arguments}; its files: {kept}")
     except BaseException:
-        heal(node)
+        heal(cluster.nodes[0])
         raise
     finally:
         shutil.rmtree(place, ignore_errors=True)

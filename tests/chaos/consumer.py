@@ -50,8 +50,8 @@ class Collector:
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join(_FINISH_S)
+            # What was delivered and not read is back in its queue now, or soon.
             with connect(self._nodes[0], self._vhost) as bus:
-                # What was delivered and not read is back in its queue now.
                 for queue in self._queues:
                     self.deliveries += map(_taken, bus.drain_all(queue))
 

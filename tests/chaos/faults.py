@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.chaos import points
-from tests.chaos.stage import DIRECTIONS, EXCHANGES, HANDLER, LINES, PIPE, Stage
+from tests.chaos.cluster import SIZE, How
+from tests.chaos.stage import CLUSTER, DIRECTIONS, EXCHANGES, HANDLER, LINES, PIPE, STATUS, Stage
 from tests.support.bus import Bus
 
 #: How long the orderly stop may take: `stop_timeout`, and as much again for a busy machine.
@@ -49,6 +50,8 @@ class Fault:
     may_refuse: bool = False
     may_fail_start: bool = False
     needs_mount: bool = False
+    flows_on: bool = False
+    """The way must be free again while it lasts."""
     only: Sequence[str] = DIRECTIONS
     """The directions in which it means something."""
 
@@ -239,7 +242,43 @@ def _jump(stage: Stage, by_s: Argument) -> None:
     stage.controls.clock_offset_s += by_s
 
 
+# -- a cluster --------------------------------------------------------------------------------------------------
+
+
+def _draw_loss(count: int, hows: Sequence[How]) -> Callable[[random.Random], Argument]:
+    return lambda chance: tuple((number, chance.choice(hows)) for number in chance.sample(range(SIZE), count))
+
+
+def _lose(stage: Stage, losses: Argument) -> None:
+    for number, how in losses:
+        stage.cluster.lose(number, how)
+    if len(losses) <= SIZE // 2:
+        _wait_usable(stage)
+
+
+def _regain(stage: Stage, losses: Argument) -> None:
+    # The last one that was lost knows the most, and the others wait for it.
+    for number, _ in reversed(losses):
+        stage.cluster.regain(number)
+    _wait_usable(stage)
+
+
+def _restart_in_turn(stage: Stage, _: Argument) -> None:
+    for number in range(SIZE):
+        stage.cluster.lose(number, "stopped")
+        stage.cluster.regain(number)
+        _wait_usable(stage)
+
+
+def _wait_usable(stage: Stage) -> None:
+    stage.cluster.wait_usable(stage.vhost, (*EXCHANGES, STATUS))
+
+
 FAULTS: dict[str, Fault] = {
+    "one node lost": Fault(
+        "broker", _lose, _regain, _draw_loss(1, ("killed", "stopped", "frozen")), only=(CLUSTER,), flows_on=True),
+    "majority lost": Fault("broker", _lose, _regain, _draw_loss(2, ("killed", "stopped")), only=(CLUSTER,)),
+    "nodes restarted in turn": Fault("broker", _restart_in_turn, only=(CLUSTER,)),
     "broker stopped in order": Fault(
         "broker", lambda stage, _: stage.node.stop(), lambda stage, _: stage.node.start(), is_slow=True),
     "broker killed": Fault(
@@ -274,7 +313,7 @@ FAULTS: dict[str, Fault] = {
     "answers swallowed": Fault("way", lambda stage, _: stage.proxy.swallow("answers"), _unswallow),
     "connector killed": Fault("connector", _kill, _release),
     "connector killed at a point": Fault(
-        "connector", _arm, _disarm, _draw_point(points.PUBLISHING, points.IN_TROUBLE), only=(LINES,)),
+        "connector", _arm, _disarm, _draw_point(points.PUBLISHING, points.IN_TROUBLE), only=(LINES, CLUSTER)),
     "connector killed at a point of consuming": Fault(
         "connector", _arm, _disarm, _draw_point(points.CONSUMING), only=(HANDLER, PIPE)),
     "connector killed at the pipe": Fault("connector", _arm, _disarm, _draw_point(points.PIPING), only=(PIPE,)),

@@ -35,7 +35,8 @@ class LinesFlow:
     def begin(self, stage: Stage) -> None:
         self._stage = stage
         stage.declare()
-        self._collector = Collector([stage.node], stage.vhost, [*EXCHANGES, STATUS, EXPIRED], self._arrivals.take)
+        queues = [*EXCHANGES, STATUS, EXPIRED]
+        self._collector = Collector(stage.cluster.nodes, stage.vhost, queues, self._arrivals.take)
 
     def pour(self) -> None:
         wait_until(self._is_listening, _START_S, "the connector listens")

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.lines import KINDS
-from tests.chaos.stage import DIRECTIONS, LINES, PIPE, QUEUE, STATUS, Shape
+from tests.chaos.stage import CLUSTER, DIRECTIONS, LINES, PIPE, QUEUE, STATUS, Shape
 from tests.chaos.writers import WriterPlan
 
 _SMALL_DISKS_MB = (8, 16, 40)
@@ -65,6 +65,8 @@ def draw_plan(seed: int, *, direction: str = "", is_short: bool = False, may_mou
     chance = random.Random(seed)
     drawn = chance.choices(DIRECTIONS, (6, 1, 1))[0]
     direction = direction or drawn
+    if direction == CLUSTER:
+        return _draw_cluster_plan(chance, seed)
     names = [
         name for name, fault in FAULTS.items()
         if direction in fault.only and not (is_short and fault.is_slow) and (may_mount or not fault.needs_mount)
@@ -83,6 +85,21 @@ def draw_plan(seed: int, *, direction: str = "", is_short: bool = False, may_mou
         chance.choice(_SMALL_DISKS_MB) if needs_disk else None,
     )
     return Plan(seed, shape, direction, episodes, _draw_writers(chance, bus["window"]), ttl_s)
+
+
+def _draw_cluster_plan(chance: random.Random, seed: int) -> Plan:
+    """Return a plan in which a cluster loses one node, then two, and is restarted node by node."""
+    names = ["one node lost", "majority lost", "nodes restarted in turn", "one node lost", "majority lost"]
+    episodes = []
+    for name in names[: chance.randint(3, 5)]:
+        strikes = [Strike(name, FAULTS[name].draw(chance), 0.0, round(chance.uniform(2.0, 8.0), 3))]
+        if chance.random() < 0.4:
+            killed = chance.choice(("connector killed", "connector killed at a point"))
+            strikes.append(Strike(killed, FAULTS[killed].draw(chance), 0.5, 0.5))
+        episodes.append(Episode(strikes, True))
+    bus = _draw_bus(chance)
+    shape = Shape("nagios", bus, _draw_connector(chance), {}, {})
+    return Plan(seed, shape, CLUSTER, episodes, _draw_writers(chance, bus["window"]))
 
 
 def _draw_episode(chance: random.Random, names: Sequence[str], is_short: bool) -> Episode:

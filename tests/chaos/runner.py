@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from tests.chaos.cluster import Cluster
 from tests.chaos.commands import CommandsFlow
 from tests.chaos.faults import STOP_S
 from tests.chaos.figures import Usage
@@ -16,7 +17,7 @@ from tests.chaos.judge import Span, Verdict
 from tests.chaos.outward import LinesFlow
 from tests.chaos.plan import LINES, Episode, Plan, Strike
 from tests.chaos.recovery import Lag
-from tests.chaos.stage import Stage
+from tests.chaos.stage import CLUSTER, Stage
 from tests.support.rabbit import RabbitError, RabbitNode
 
 Note = Callable[[str], None]
@@ -69,12 +70,12 @@ class Report:
 
 
 class Run:
-    """Plays one plan on one broker."""
+    """Plays one plan."""
 
-    def __init__(self, plan: Plan, node: RabbitNode, directory: Path, note: Note) -> None:
+    def __init__(self, plan: Plan, cluster: Cluster, directory: Path, note: Note) -> None:
         self._plan = plan
-        self._stage = Stage(node, directory, plan.shape)
-        self._flow: Flow = LinesFlow(plan) if plan.direction == LINES else CommandsFlow(plan)
+        self._stage = Stage(cluster, directory, plan.shape)
+        self._flow: Flow = LinesFlow(plan) if plan.direction in (LINES, CLUSTER) else CommandsFlow(plan)
         self._note = note
         self._findings: list[str] = []
         self._barred: list[Span] = []
@@ -118,6 +119,8 @@ class Run:
                     self._barred_since = time.monotonic()
                 struck.append(strike)
                 self._do(strike.fault.hurt, strike)
+                if strike.fault.flows_on:
+                    self._recover()
             time.sleep(max(strike.hold_s for strike in episode.strikes))
         finally:
             for strike in reversed(struck):

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import amqp
 
+from tests.chaos.cluster import Cluster
 from tests.chaos.controls import Controls
 from tests.chaos.disk import SmallDisk
 from tests.chaos.judge import Parked
@@ -21,10 +22,11 @@ from tests.chaos.pipereader import PipeReader
 from tests.support.bus import Bus, connect
 from tests.support.connector import ConnectorProcess
 from tests.support.proxy import TcpProxy
-from tests.support.rabbit import RabbitNode
 
 #: What flows in a run: lines to the bus, messages to a handler, commands to a pipe.
 DIRECTIONS = LINES, HANDLER, PIPE = ("lines", "handler", "pipe")
+#: Lines as well, to quorum queues of a cluster.
+CLUSTER = "cluster"
 QUEUE = "work"
 EXCHANGES = ("event", "perf", "state")
 STATUS = "status"
@@ -55,8 +57,10 @@ class Shape:
 class Stage:
     """A context manager: everything on it is gone afterwards, but for the files in `directory`."""
 
-    def __init__(self, node: RabbitNode, directory: Path, shape: Shape) -> None:
-        self.node = node
+    def __init__(self, cluster: Cluster, directory: Path, shape: Shape) -> None:
+        self.cluster = cluster
+        self.node = cluster.nodes[0]
+        """The broker, where there is one only."""
         self.directory = directory
         self.vhost = f"chaos-{secrets.token_hex(4)}"
         self.user, self.password = self.vhost, "chaos"
@@ -85,13 +89,14 @@ class Stage:
         node.add_user(self.user, self.password, self.vhost)
         stack.callback(node.delete_user, self.user)
         self.proxy = stack.enter_context(TcpProxy(node.port, speaks_amqp=True))
+        hosts = [self.proxy.address] if self.cluster.is_alone else [each.address for each in self.cluster.nodes]
         place = self.directory
         if shape.disk_mb is not None:
             self.disk = stack.enter_context(SmallDisk(self.directory / "disk", shape.disk_mb))
             place = self.disk.path
         self.controls = Controls(self.directory / "controls")
         self.controls.disarm()
-        login = {"hosts": self.proxy.address, "user": self.user, "password": self.password, "vhost": self.vhost}
+        login = {"hosts": hosts, "user": self.user, "password": self.password, "vhost": self.vhost}
         self.connector = ConnectorProcess(
             self.directory, name=shape.name, bus={**BUS, **login, **shape.bus},
             connector={
@@ -113,14 +118,14 @@ class Stage:
 
     def on_bus(self, action: Callable[[Bus], T]) -> T:
         """Do something on this run's virtual host, past the proxy."""
-        with connect(self.node, self.vhost) as bus:
+        with connect(self.cluster.living, self.vhost) as bus:
             return action(bus)
 
     def declare(self) -> None:
         """Make the exchanges, each with a queue of its name."""
         def act(bus: Bus) -> None:
             bus.declare_exchange(EXPIRED)
-            bus.declare_queue(EXPIRED, EXPIRED)
+            bus.declare_queue(EXPIRED, EXPIRED, arguments=self._queue_type)
             for exchange in (*EXCHANGES, STATUS):
                 self.make_exchange(bus, exchange)
         self.on_bus(act)
@@ -128,7 +133,11 @@ class Stage:
     def make_exchange(self, bus: Bus, exchange: str) -> None:
         """Make one exchange with its queue, where they are not there."""
         bus.declare_exchange(exchange, "topic")
-        bus.declare_queue(exchange, exchange, "#", arguments={"x-dead-letter-exchange": EXPIRED})
+        bus.declare_queue(exchange, exchange, "#", arguments={"x-dead-letter-exchange": EXPIRED, **self._queue_type})
+
+    @property
+    def _queue_type(self) -> dict[str, str]:
+        return {} if self.cluster.is_alone else {"x-queue-type": "quorum"}
 
     def depth(self, queue: str) -> int:
         """Return how many messages wait in a queue, 0 when there is no such queue."""

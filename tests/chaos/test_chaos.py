@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.cluster import Cluster
 from tests.chaos.disk import can_mount
 from tests.chaos.plan import draw_plan
 from tests.chaos.runner import Run
@@ -23,8 +24,8 @@ def test_seed_decides_everything() -> None:
 )
 def test_promise_is_kept_under_faults(direction: str, seed: int, spare_node: RabbitNode, tmp_path: Path) -> None:
     plan = draw_plan(seed, direction=direction, is_short=True, may_mount=can_mount())
-    report = Run(plan, spare_node, tmp_path / "run", print).play()
+    report = Run(plan, Cluster([spare_node]), tmp_path / "run", print).play()
     print(report)
-    again = f"make chaos SEED={seed} RUNS=1 FUZZ=0 ARGS='--short --only={direction}'"
+    again = f"make chaos SEED={seed} RUNS=1 CLUSTER=0 FUZZ=0 ARGS='--short --only={direction}'"
     assert report.verdict.findings == [], f"again: {again}"
     assert report.verdict.obligations > 0

@@ -83,7 +83,8 @@ class RabbitNode:
 
     `data_dir` holds all it writes and is kept when it is given; else a temporary one is made and removed.
     `tls` opens a second listener, `tls_port`, which asks for a client certificate of that authority and
-    offers EXTERNAL with the common name as user. `extra_config` are lines of `rabbitmq.conf`.
+    offers EXTERNAL with the common name as user. `extra_config` are lines of `rabbitmq.conf`. A node with a `peer`,
+    which must run, becomes one of its cluster at its first start, and must be closed before it.
     """
 
     host = HOST
@@ -95,6 +96,7 @@ class RabbitNode:
         tls: trustme.CA | None = None,
         extra_config: Iterable[str] = (),
         plugins: Iterable[str] = (),
+        peer: RabbitNode | None = None,
         start_timeout_s: float = 60.0,
     ) -> None:
         self._programs = find_programs()
@@ -110,6 +112,11 @@ class RabbitNode:
         self._epmd: subprocess.Popen[bytes] | None = None
         self._name = "private@localhost"
         self._cookie = secrets.token_hex(16)
+        self._peer = peer
+        self._has_joined = peer is None
+        if peer is not None:
+            self._name = f"private{self.port}@localhost"
+            self._cookie, self._epmd_port = peer._cookie, peer._epmd_port
         self._closed = False
         self._write_files()
         atexit.register(self.close)
@@ -164,6 +171,14 @@ class RabbitNode:
             if time.monotonic() > deadline:
                 raise RabbitError(f"no AMQP on {self.address} after {self._start_timeout_s:g} s:\n{self.log_tail()}")
             time.sleep(0.05)
+        if not self._has_joined:
+            self._join()
+
+    def _join(self) -> None:
+        assert self._peer is not None
+        for command in (("stop_app",), ("join_cluster", self._peer._name), ("start_app",)):
+            self.ctl(*command, timeout_s=self._start_timeout_s)
+        self._has_joined = True
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Stop the node in order; its clients are told. Harmless after another `stop` or a `kill`.
@@ -412,7 +427,7 @@ class RabbitNode:
 
     def _start_epmd(self) -> None:
         """Start Erlang's port mapper in the foreground: the node would start one that outlives it."""
-        if self._epmd is not None and self._epmd.poll() is None:
+        if self._peer is not None or (self._epmd is not None and self._epmd.poll() is None):
             return
         epmd = shutil.which("epmd")
         if epmd is None:
