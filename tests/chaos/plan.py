@@ -83,6 +83,7 @@ def draw_plan(seed: int, *, direction: str = "", is_short: bool = False, may_mou
     shape = Shape(
         "nagios", bus, _draw_connector(chance), {}, publications,
         chance.choice(_SMALL_DISKS_MB) if needs_disk else None,
+        chance.random() < 0.25,
     )
     return Plan(seed, shape, direction, episodes, _draw_writers(chance, bus["window"]), ttl_s)
 
@@ -133,6 +134,7 @@ def _draw_bus(chance: random.Random) -> dict[str, object]:
         "window": chance.choice((1, 50, 2000, 2000)),
         "batch_send_perf": chance.choice((1, 1, 7, 50)),
         "batch_linger_ms": chance.choice((20, 1000)),
+        "failback_delay": chance.choice((1, 3, 300)),
     }
 
 

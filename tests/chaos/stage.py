@@ -52,6 +52,8 @@ class Shape:
     nagios: Mapping[str, object]
     publications: Mapping[str, object]
     disk_mb: int | None = None
+    has_other_way: bool = False
+    """Whether the settings name the broker twice: the faults of the way strike the first address only."""
 
 
 class Stage:
@@ -90,6 +92,8 @@ class Stage:
         stack.callback(node.delete_user, self.user)
         self.proxy = stack.enter_context(TcpProxy(node.port, speaks_amqp=True))
         hosts = [self.proxy.address] if self.cluster.is_alone else [each.address for each in self.cluster.nodes]
+        if shape.has_other_way:
+            hosts.append(stack.enter_context(TcpProxy(node.port)).address)
         place = self.directory
         if shape.disk_mb is not None:
             self.disk = stack.enter_context(SmallDisk(self.directory / "disk", shape.disk_mb))
