@@ -49,7 +49,7 @@ def main() -> int:
     runs = int(options["--runs"])
     say(f"chaos: seed {seed}, {runs} runs")
     failed: list[Report] = []
-    alike = [option for option in sys.argv[1:] if option.startswith(("--short", "--only"))]
+    alike = [option for option in sys.argv[1:] if option.startswith(("--short", "--only="))]
     with ExitStack() as stack:
         if options["--only"] == CLUSTER:
             cluster = stack.enter_context(running_cluster())

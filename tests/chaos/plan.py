@@ -13,6 +13,8 @@ from tests.chaos.stage import CLUSTER, DIRECTIONS, LINES, PIPE, QUEUE, STATUS, S
 from tests.chaos.writers import WriterPlan
 
 _SMALL_DISKS_MB = (8, 16, 40)
+_LEAST_LINES_S = 15.0
+_LONGEST_PAUSE_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,9 @@ def _draw_writers(chance: random.Random, window: object) -> list[WriterPlan]:
     most_lines_s = 60 if window == 1 else 150 if max_text > 1000 else 1200
     writers = []
     for number in range(count):
-        lines_s = chance.choice((0.05, 0.3, 1.0)) * most_lines_s / count
-        chunk = chance.choice((1, 20, 60))
+        lines_s = max(_LEAST_LINES_S, chance.choice((0.05, 0.3, 1.0)) * most_lines_s / count)
+        # Who waits for the flow to come back waits for the next chunk.
+        chunk = max(1, min(chance.choice((1, 20, 60)), int(2 * _LONGEST_PAUSE_S * lines_s) - 1))
         writers.append(WriterPlan(
             f"w{number}", chance.choice((KINDS, KINDS, KINDS[:1] * 4 + KINDS)), chunk, (1 + chunk) / 2 / lines_s,
             max_text, chance.getrandbits(32),
