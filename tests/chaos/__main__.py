@@ -1,7 +1,7 @@
 """Chaos: seeded runs of faults, each held to the promise.
 
 Usage:
-    chaos [--seed=N] [--runs=N] [--only=DIRECTION] [--short] [--keep=DIR]
+    chaos [--seed=N] [--runs=N] [--only=DIRECTION] [--short] [--episodes=N] [--keep=DIR]
 
 Options:
     --seed=N    seed of the first run; the next run has the next number (default: drawn, and printed)
@@ -9,6 +9,7 @@ Options:
     --only=DIRECTION  `lines` to the bus, messages to a `handler`, commands to a `pipe`, else the seed decides;
                 or `cluster`: lines to quorum queues of three nodes, which takes minutes
     --short     as in `make test`: few faults, those that begin and end at once
+    --episodes=N  how often something strikes in a run; with a hundred and more a soak (default: 2 to 5, as drawn)
     --keep=DIR  where the files of failed runs are kept [default: .run/chaos]
 
 The exit status is 1 when a run has failed.
@@ -49,7 +50,7 @@ def main() -> int:
     runs = int(options["--runs"])
     say(f"chaos: seed {seed}, {runs} runs")
     failed: list[Report] = []
-    alike = [option for option in sys.argv[1:] if option.startswith(("--short", "--only="))]
+    alike = [option for option in sys.argv[1:] if option.startswith(("--short", "--only=", "--episodes="))]
     with ExitStack() as stack:
         if options["--only"] == CLUSTER:
             cluster = stack.enter_context(running_cluster())
@@ -57,7 +58,8 @@ def main() -> int:
             cluster = Cluster([stack.enter_context(RabbitNode())])
         for number in range(seed, seed + runs):
             plan = draw_plan(
-                number, direction=options["--only"] or "", is_short=options["--short"], may_mount=_MARK in os.environ
+                number, direction=options["--only"] or "", is_short=options["--short"],
+                episodes=int(options["--episodes"] or 0) or None, may_mount=_MARK in os.environ,
             )
             report = run_one(cluster, plan, Path(options["--keep"]), " ".join(alike))
             if report.verdict.findings:

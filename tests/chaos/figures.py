@@ -29,24 +29,27 @@ def total_figures(deliveries: Iterable[Delivery], names: Iterable[str]) -> dict[
 
 
 class Usage:
-    """The most and the latest that a process, life after life, has used."""
+    """What a process, life after life, has used: at first, at most and at last."""
 
     def __init__(self) -> None:
-        self.descriptors = self.most_descriptors = 0
-        self.rss_mb = self.most_rss_mb = 0.0
+        self._descriptors: list[int] = []
+        self._rss_mb: list[float] = []
 
     def look(self, pid: int) -> None:
         """Look at a process, which may be gone."""
         try:
             process = psutil.Process(pid)
-            self.descriptors, self.rss_mb = process.num_fds(), process.memory_info().rss / 1e6
+            with process.oneshot():
+                self._descriptors.append(process.num_fds())
+                self._rss_mb.append(process.memory_info().rss / 1e6)
         except psutil.Error:
-            return
-        self.most_descriptors = max(self.most_descriptors, self.descriptors)
-        self.most_rss_mb = max(self.most_rss_mb, self.rss_mb)
+            pass
 
     def __str__(self) -> str:
+        if not self._rss_mb:
+            return "nothing seen of its process"
+        few, much = self._descriptors, self._rss_mb
         return (
-            f"{self.descriptors} descriptors (at most {self.most_descriptors}), "
-            f"{self.rss_mb:.0f} MB (at most {self.most_rss_mb:.0f})"
+            f"descriptors {few[0]} at first, {max(few)} at most, {few[-1]} at last; "
+            f"memory {much[0]:.0f}, {max(much):.0f}, {much[-1]:.0f} MB"
         )

@@ -62,8 +62,11 @@ class Plan:
         return [strike for episode in self.episodes for strike in episode.strikes]
 
 
-def draw_plan(seed: int, *, direction: str = "", is_short: bool = False, may_mount: bool = True) -> Plan:
-    """Return the plan of a seed. A short one has the faults that begin and end at once, and few of them."""
+def draw_plan(
+    seed: int, *, direction: str = "", is_short: bool = False, episodes: int | None = None, may_mount: bool = True
+) -> Plan:
+    """Return the plan of a seed. A short one has the faults that begin and end at once, and few of them; `episodes` is
+    how often something strikes where that is not for the seed to say."""
     chance = random.Random(seed)
     drawn = chance.choices(DIRECTIONS, (6, 1, 1))[0]
     direction = direction or drawn
@@ -73,21 +76,21 @@ def draw_plan(seed: int, *, direction: str = "", is_short: bool = False, may_mou
         name for name, fault in FAULTS.items()
         if direction in fault.only and not (is_short and fault.is_slow) and (may_mount or not fault.needs_mount)
     ]
-    count = 2 if is_short else chance.randint(2, 5)
-    episodes = [_draw_episode(chance, names, is_short) for _ in range(count)]
+    drawn_count = 2 if is_short else chance.randint(2, 5)
+    played = [_draw_episode(chance, names, is_short) for _ in range(episodes or drawn_count)]
     if direction != LINES:
         shape = _draw_consumer(chance, direction)
-        return Plan(seed, shape, direction, episodes, feed_pause_s=chance.choice((0.01, 0.05)))
+        return Plan(seed, shape, direction, played, feed_pause_s=chance.choice((0.01, 0.05)))
     ttl_s = {kind: float(chance.choice((4, 3600))) for kind in KINDS if chance.random() < 0.2}
     publications = {kind: f"{kind}:{ttl:.0f}" for kind, ttl in ttl_s.items()}
     bus = _draw_bus(chance)
-    needs_disk = any(strike.fault.needs_mount for episode in episodes for strike in episode.strikes)
+    needs_disk = any(strike.fault.needs_mount for episode in played for strike in episode.strikes)
     shape = Shape(
         "nagios", bus, _draw_connector(chance), {}, publications,
         chance.choice(_SMALL_DISKS_MB) if needs_disk else None,
         chance.random() < 0.25,
     )
-    return Plan(seed, shape, direction, episodes, _draw_writers(chance, bus["window"]), ttl_s)
+    return Plan(seed, shape, direction, played, _draw_writers(chance, bus["window"]), ttl_s)
 
 
 def _draw_cluster_plan(chance: random.Random, seed: int) -> Plan:
