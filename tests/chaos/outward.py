@@ -11,7 +11,7 @@ from tests.chaos.judge import Evidence, Span, Verdict
 from tests.chaos.plan import Plan
 from tests.chaos.recovery import Arrivals, Lag, wait_back
 from tests.chaos.stage import EXCHANGES, EXPIRED, STATUS, Stage
-from tests.chaos.writers import Account, ObligedWriter
+from tests.chaos.writers import Account, ObligedWriter, Written
 from tests.support.wait import wait_until
 
 #: How long a journal may take to empty itself once nothing is in its way.
@@ -56,7 +56,7 @@ class LinesFlow:
         except AssertionError:
             waiting = self._stage.waiting_rows()
             wrong.append(f"{waiting} messages wait in the journal {_DRAIN_S:g} s after the last line")
-        if self._plan.ttl_s or any(strike.fault.may_park for strike in self._plan.strikes):
+        if any(self._may_have_expired(written) for written in self._account.obligations()):
             wrong += self._wait_figures()
         return wrong
 
@@ -84,6 +84,9 @@ class LinesFlow:
         if self._stage.keeper.starts == 1:
             self._judge_counters(verdict)
         return verdict
+
+    def _may_have_expired(self, written: Written) -> bool:
+        return written.line.kind in self._plan.ttl_s and written.line not in self._arrivals
 
     def _judge_counters(self, verdict: Verdict) -> None:
         """In one life nothing is missing that was not counted; a killed one takes its last figures with it."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from tests.chaos.consumer import Delivery
 from tests.chaos.judge import singles
-from tests.chaos.lines import name_of
+from tests.chaos.lines import Line, name_of
 from tests.chaos.stage import HEARTBEAT_S
 
 #: One heartbeat for noticing, one for the delay before the next try.
@@ -34,6 +34,9 @@ class Arrivals:
     def __len__(self) -> int:
         """Return how many different lines have arrived."""
         return len(self._names)
+
+    def __contains__(self, line: Line) -> bool:
+        return (line.writer, line.number) in self._names
 
     def take(self, delivery: Delivery) -> None:
         """Note an arrival."""
