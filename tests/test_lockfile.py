@@ -40,6 +40,15 @@ def test_a_fifo_in_the_place_of_a_lock_is_an_error_not_a_wait(tmp_path: Path) ->
         LockFile(str(tmp_path / "lock")).acquire()
 
 
+def test_another_name_of_a_file_is_no_lock(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    os.link(victim, tmp_path / "lock")
+    with pytest.raises(StartError, match="expected a regular file"):
+        LockFile(str(tmp_path / "lock")).acquire()
+    assert victim.read_text() == "precious"
+
+
 def test_a_link_in_the_place_of_a_journals_lock_is_refused_and_what_it_names_stays_as_it_is(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")

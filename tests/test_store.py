@@ -288,6 +288,40 @@ def test_a_twisted_file_is_taken_over_in_place_and_its_rows_come_first(path: Pat
     journal.close()
 
 
+def test_what_waits_in_tobus_is_taken_over_into_the_table_that_the_settings_name(path: Path) -> None:
+    twisted_file(path, 2500)
+    journal = DbRetry(path, table="mine", clock=clock(5000.0))
+    assert journal.open().taken_over == 2500
+    found = journal.peek(0, 10_000, 1 << 30)
+    assert [r.body for r in found] == [body(i) for i in range(1, 2501)]
+    assert {r.accepted_at for r in found} == {5000.0}
+    append(journal, 1)
+    assert ids(journal)[-1] == 2501
+    journal.close()
+    with sqlite3.connect(path) as old:
+        assert old.execute("SELECT count(*) FROM tobus").fetchone() == (0,)
+        # The old program once more.
+        old.execute("INSERT INTO tobus VALUES (NULL, ?)", (body(7).decode(),))
+    old.close()
+    journal = reopened(path, table="mine")
+    assert journal.rows == 2502
+    assert journal.peek(2501, 10, 1 << 20)[0].body == body(7)
+    journal.close()
+    journal = reopened(path, table="mine")
+    assert journal.rows == 2502
+    journal.close()
+
+
+def test_a_table_tobus_of_another_make_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE tobus (x TEXT)")
+        other.execute("INSERT INTO tobus VALUES ('y')")
+    other.close()
+    journal = reopened(path, table="mine")
+    assert journal.rows == 0
+    journal.close()
+
+
 def test_the_old_program_can_take_the_file_back(path: Path) -> None:
     journal = reopened(path)
     append(journal, 2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: What SQLite keeps beside a database; a file that is set aside takes these along.
 COMPANIONS = ("-wal", "-shm", "-journal")
+#: The mode of all of them: messages are nobody's business.
+PRIVATE = 0o600
 #: With less than this left on the disk, an I/O error while writing means that the disk is full.
 _NEARLY_NOTHING_BYTES = 64 * 1024
 #: On a small disk a smaller reserve is better than none, down to this; less would not hold the log of one discard.
@@ -114,6 +117,31 @@ def inode_and_size(path: Path) -> tuple[tuple[int, int], int]:
     except FileNotFoundError:
         return (0, 0), 0
     return (found.st_dev, found.st_ino), found.st_size
+
+
+def make_private(path: Path) -> None:
+    """Make the file at `path` where there is none; see that nobody but its owner may use it or its companions.
+
+    SQLite gives the companions that it makes the mode of the file itself.
+    """
+    try:
+        # Before SQLite does: that would make it as the umask says.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE))
+    except OSError as exc:
+        raise StartError(f"journal {path}: can't be opened: {exc.strerror}") from exc
+    for suffix in ("", *COMPANIONS):
+        _take_from_others(f"{path}{suffix}")
+
+
+def _take_from_others(path: str) -> None:
+    try:
+        found = os.lstat(path)
+        if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) & ~PRIVATE:
+            os.chmod(path, PRIVATE)
+    except FileNotFoundError:
+        pass  # companions come and go
+    except OSError as exc:
+        log.warning("journal file %s: others may use it, and that can't be changed: %s", path, exc.strerror)
 
 
 def log_problem(path: Path) -> str:
@@ -211,13 +239,15 @@ class Reserve:
 
     def _is_allocated(self, size_bytes: int) -> bool:
         try:
-            found = self.path.stat()
+            found = self.path.lstat()
         except FileNotFoundError:
             return False
-        return found.st_size == size_bytes and found.st_blocks * 512 >= size_bytes
+        return stat.S_ISREG(found.st_mode) and found.st_size == size_bytes and found.st_blocks * 512 >= size_bytes
 
     def _allocate(self, size_bytes: int) -> None:
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # A new file each time: what another user has put there, be it a link, is not written to.
+        self.path.unlink(missing_ok=True)
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
             os.posix_fallocate(fd, 0, size_bytes)
         finally:
@@ -239,6 +269,7 @@ def set_aside(path: Path) -> Path:
     for suffix in ("", *COMPANIONS):
         try:
             os.rename(f"{path}{suffix}", f"{target}{suffix}")
+            _take_from_others(f"{target}{suffix}")
         except FileNotFoundError:
             pass  # companions come and go; the file itself may be what somebody deleted
     return target

@@ -160,9 +160,34 @@ class JournalRows:
         found = self.connection.execute(f"SELECT CAST(value AS INTEGER) FROM {_META} WHERE key = 'schema'").fetchone()
         return found[0] if found else 0
 
-    def columns(self) -> list[tuple[str, int]]:
-        """Return names of the main table's columns with their place in the primary key, [] without the table."""
-        return [(row[1], row[5]) for row in self.connection.execute(f"PRAGMA table_info({self.main})")]
+    def columns(self, table: str | None = None) -> list[tuple[str, int]]:
+        """Return names of a table's columns with their place in the primary key, [] without the table.
+
+        It is the main table where none is named.
+        """
+        return [(row[1], row[5]) for row in self.connection.execute(f"PRAGMA table_info({table or self.main})")]
+
+    def first_of(self, table: str, limit: int) -> tuple[int, int, int]:
+        """Return number, bytes and highest id of the first rows of a table that is made like the main table."""
+        sql = (
+            "SELECT count(*), coalesce(sum(length(CAST(msg AS BLOB))), 0), coalesce(max(id), 0) "
+            f"FROM (SELECT id, msg FROM {table} ORDER BY id LIMIT ?)"
+        )
+        rows, size_bytes, last_id = self.connection.execute(sql, (limit,)).fetchone()
+        return rows, size_bytes, last_id
+
+    def move_from(self, counts: Counts, table: str, upto: int, first_id: int, accepted: Stamp) -> None:
+        """Move the rows of another table up to an id to the main table, in order, under ids from `first_id` on."""
+        rows, size_bytes = _measure(self.connection, table, "id <= ?", (upto,))
+        self.connection.execute(
+            f"INSERT INTO {self.main} (id, msg) SELECT ? + row_number() OVER (ORDER BY id), msg "
+            f"FROM {table} WHERE id <= ?",
+            (first_id - 1, upto),
+        )
+        self.connection.execute(f"DELETE FROM {table} WHERE id <= ?", (upto,))
+        self._begin_range(counts, first_id, accepted)
+        counts.rows += rows
+        counts.size_bytes += size_bytes
 
     def highest_id(self) -> int:
         """Return the highest id in all tables, 0 when there is none; what nobody could count on from is passed over."""

@@ -26,6 +26,7 @@ from vigiloconn.journal.files import (
     free_bytes,
     inode_and_size,
     log_problem,
+    make_private,
     set_aside,
     sqlite_error,
     translate,
@@ -44,6 +45,11 @@ SCHEMA_VERSION = 2
 #: Ids that a killed process used without journaling them are unknown to its file, so the next process begins this
 #: much higher; 63 bits have room for nine million such ends.
 CRASH_GAP_IDS = 10**12
+#: Where a Twisted connector keeps what waits, whatever its settings say.
+_DEFAULT_TABLE = '"tobus"'
+_COLUMNS = [("id", 1), ("msg", 0)]
+#: Rows that are taken over from there at a time.
+_PORTION_ROWS = 1000
 _BUSY_TIMEOUT_S = 0.25
 
 T = TypeVar("T")
@@ -249,6 +255,8 @@ class DbRetry:
 
     def _connect(self) -> None:
         """Open the file. It stays open when it proves damaged: closing it would fold or delete the log."""
+        if not self.volatile:
+            make_private(self.path)
         self._database.connect()
         for name, value in self._pragmas.items():
             self._rows.connection.execute(f"PRAGMA {name} = {value}")
@@ -266,7 +274,7 @@ class DbRetry:
             columns = self._rows.columns()
         if verdict != "ok":
             return " ".join(verdict.split())
-        if columns not in ([], [("id", 1), ("msg", 0)]):
+        if columns not in ([], _COLUMNS):
             raise StartError(
                 f"journal {self.path}: table {self._rows.main} has the columns "
                 f"{', '.join(name for name, _ in columns)}, expected id (the primary key) and msg: name another table "
@@ -284,6 +292,7 @@ class DbRetry:
         """Bring the file into use. Raises `StartError`."""
         try:
             self._or_with_reserve(self._load)
+            self._take_over_default_table()
         except (JournalFull, JournalBusy, JournalDamaged) as exc:
             raise StartError(str(exc)) from exc
 
@@ -327,6 +336,29 @@ class DbRetry:
             self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
         self._counts, self._opened, self.next_id, self.uuid = counts, opened, used_id + 1, journal_uuid
+
+    def _take_over_default_table(self) -> None:
+        """Move what waits in `tobus` to the table that `backup_table` names: the old program ignored that key."""
+        rows = self._rows
+        if rows.main.lower() == _DEFAULT_TABLE or rows.columns(_DEFAULT_TABLE) != _COLUMNS:
+            return
+        moved = 0
+        while (portion := rows.first_of(_DEFAULT_TABLE, _PORTION_ROWS))[0]:
+            count, size_bytes, upto = portion
+            spare_bytes = self._free_bytes(self.path.parent) - self._growth_bytes() - self._floor_bytes
+            if 5 * size_bytes > spare_bytes and not self.volatile:
+                log.error("journal %s: no room to take over all that waits in its table tobus: the rest stays there "
+                          "until the next start", self.path)
+                break
+            counts = self._counts.copy()
+            with self._transaction():
+                rows.move_from(counts, _DEFAULT_TABLE, upto, self.next_id, self._opened)
+                rows.save(counts, self.next_id + count - 1, {})
+            self._counts, self.next_id = counts, self.next_id + count
+            self._checkpoint("PASSIVE")
+            moved += count
+        if moved:
+            log.info("journal %s: %d messages of its table tobus are taken over", self.path, moved)
 
     def _is_changed(self, meta: dict[str, str], counts: Counts) -> bool:
         """Answer whether the main table is another one than we left; a file of version 1 tells its bounds only."""

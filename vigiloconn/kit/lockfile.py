@@ -86,9 +86,10 @@ class LockFile:
         except OSError as exc:
             raise StartError(f"{self._title} can't be opened: {exc.strerror}") from exc
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        # With another name it may be a file that somebody wants to see emptied.
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(fd)
-            raise StartError(f"{self._title}: expected a regular file, found something else")
+            raise StartError(f"{self._title}: expected a regular file with no other name, found something else")
         if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & ~self._mode:
             os.fchmod(fd, self._mode)
         return fd
