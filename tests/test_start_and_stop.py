@@ -13,6 +13,7 @@ import pytest
 from gevent.event import Event
 
 from tests.support.journals import KEY, append, body
+from vigiloconn.bus.channels import ChannelPool
 from vigiloconn.connectors import nagios, parts
 from vigiloconn.errors import BusDown
 from vigiloconn.handlers.backup import BackupProvider, backupprovider_factory
@@ -68,6 +69,7 @@ class Broker:
         self.deliveries: dict[int, Any] = {}
         self.bodies: list[bytes] = []
         self.connection = self
+        self.channels = ChannelPool()
 
     def open_channel(self) -> Any:
         return SimpleNamespace(
