@@ -118,10 +118,32 @@ def test_where_the_consumer_has_the_only_channel_nothing_is_said_or_undone(bound
     assert bound.due_at_s == clock.now_s + ENSURE_PERIOD_S
 
 
-def test_a_broker_that_allows_no_channel_at_all_is_a_trouble(bound: BoundQueue) -> None:
-    bound.ensure(ScriptedConnection(max_channels=0))
-    assert "allows no channel" in bound.troubles["declare"]
+def test_a_broker_that_allows_no_channel_at_all_is_a_trouble_at_each_connection(bound: BoundQueue) -> None:
+    for _ in range(2):
+        bound.ensure(ScriptedConnection(max_channels=0))
+        assert "allows no channel" in bound.troubles["declare"]
+        assert "bind" in bound.troubles
+        bound.reset()
+        bound.ensure(ScriptedConnection())
+        assert bound.troubles == {}
+        bound.reset()
+
+
+def test_a_subscription_stays_refused_while_there_is_no_channel_to_ask_on(bound: BoundQueue) -> None:
+    connection = ScriptedConnection(max_channels=1)
+    connection.refuse("queue_bind", 404)
+    bound.ensure(connection)
+    connection.open_channel()
+    bound.ensure(connection)
     assert "bind" in bound.troubles
+
+
+def test_a_limit_that_is_met_at_connecting_says_nothing_of_later_ones(bound: BoundQueue, clock: Clock) -> None:
+    with pytest.raises(BusDown):
+        bound.ensure(ScriptedConnection(max_channels_of_user=0))
+    bound.reset()
+    bound.ensure(ScriptedConnection())
+    assert bound.due_at_s == clock.now_s + ENSURE_PERIOD_S
 
 
 def test_a_limit_that_ends_the_connection_is_met_once(bound: BoundQueue, clock: Clock) -> None:
@@ -130,9 +152,14 @@ def test_a_limit_that_ends_the_connection_is_met_once(bound: BoundQueue, clock: 
     connection.open_channel()
     with pytest.raises(BusDown):
         bound.ensure(connection)
-    bound.reset()
-    bound.ensure(ScriptedConnection())
-    assert bound.due_at_s == math.inf
+    for refused in (False, True):
+        bound.reset()
+        connection = ScriptedConnection()
+        if refused:
+            connection.refuse("queue_bind", 404)
+        bound.ensure(connection)
+        assert bound.due_at_s == math.inf
+    assert "bind" in bound.troubles
 
 
 def test_a_connection_that_is_lost_changes_nothing(bound: BoundQueue, clock: Clock) -> None:

@@ -275,6 +275,8 @@ def test_what_is_finished_makes_room() -> None:
 
 def test_one_body_is_kept_whatever_the_bound() -> None:
     made = Consuming(max_bytes=1000)
+    made.channel.deliver(b"x")
+    made.finish([made.consumer.ready.popleft()])
     made.channel.deliver(b"x" * 5000)
     assert len(made.consumer.ready) == 1
     made.channel.deliver(b"")

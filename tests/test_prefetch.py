@@ -70,6 +70,10 @@ def test_the_last_step_may_be_a_small_one() -> None:
     assert prefetch.messages == 10
 
 
+def test_what_is_at_its_most_is_not_asked_for_again() -> None:
+    assert not noted(Prefetch(10, 1000), *[1] * 10).grow()
+
+
 def test_what_is_at_its_most_does_not_grow_and_forgets_old_sizes() -> None:
     prefetch = noted(Prefetch(10, 1000), 900, *[1] * 9)
     assert not prefetch.grow()

@@ -49,12 +49,12 @@ class BoundQueue:
 
     def ensure(self, connection: Connection) -> None:
         """Declare and bind, on channels of their own. Raises `BusDown`."""
+        delay_s = ENSURE_PERIOD_S
         try:
-            self._declare(connection)
-            refused = bind_queue(connection, self._queue.name, self._subscriptions)
-        except NoChannel:
-            # The consumer has the only one that there is.
-            refused = []
+            if self._declare(connection):
+                refused = bind_queue(connection, self._queue.name, self._subscriptions)
+                self._note_bound(refused)
+                delay_s = next(self._retries) if refused else delay_s
         except BusDown:
             if connection.refusal is not None and not self._is_new:
                 # A limit of the user's, perhaps: a channel more ends the connection.
@@ -62,18 +62,17 @@ class BoundQueue:
                             self._queue.name, printable(connection.refusal))
                 self._may_repeat = False
             raise
-        if self._is_new or not any(isinstance(error, NoChannel) for _, error in refused):
-            self._note_bound(refused)
         self._is_new = False
-        delay_s = next(self._retries) if refused else ENSURE_PERIOD_S if self._may_repeat else math.inf
-        self.due_at_s = self._clock() + delay_s
+        self.due_at_s = self._clock() + delay_s if self._may_repeat else math.inf
 
-    def _declare(self, connection: Connection) -> None:
+    def _declare(self, connection: Connection) -> bool:
+        """Return whether there was a channel to ask on."""
         try:
             declare_queue(connection, self._queue)
         except NoChannel:
             if not self._is_new:
-                raise
+                # The consumer has the only one.
+                return False
             self._trouble("declare", f"queue {self._queue.name!r} can't be declared: the broker allows no channel")
         except BusRefused as exc:
             self._trouble(
@@ -82,6 +81,7 @@ class BoundQueue:
             )
         else:
             self.troubles.pop("declare", None)
+        return True
 
     def _note_bound(self, refused: Sequence[tuple[Subscription, BusRefused]]) -> None:
         if refused:
