@@ -181,6 +181,7 @@ class VigiloClient(Handler):
     def _lost(self) -> None:
         self.connection = None
         self._direct.connection_lost()
+        self.channels.connection_lost()
         for handler in self._handlers:
             handler.connection_lost()
 

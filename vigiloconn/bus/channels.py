@@ -52,7 +52,14 @@ class ChannelPool:
         self._is_opening = False
         self._limit: int | None = None
         self._said = ""
-        self._learned_from: Connection | None = None
+        self._is_news = False
+        """The limit was learned on the connection that is or was here last."""
+        self._cause: tuple[int, str] | None = None
+
+    def connection_lost(self) -> None:
+        """Let go of the connection and of all that is on it."""
+        self._connection = None
+        self._held.clear()
 
     def take(self, connection: Connection, holder: Holder) -> ConfirmChannel[Any] | None:
         """Return the channel on which `holder` may send now; None while it has to wait: `wake` is called then.
@@ -76,8 +83,7 @@ class ChannelPool:
 
     def explains(self, error: Exception) -> bool:
         """Answer whether the connection was lost for a channel too many, which will not be asked for again."""
-        lost = self._learned_from
-        return lost is not None and error in (lost.lost, lost.refusal) and bool(self._limit)
+        return bool(self._limit) and isinstance(error, BusRefused) and (error.code, str(error)) == self._cause
 
     def problems(self) -> list[Problem]:
         """Return what an operator should know of the broker's limit."""
@@ -91,8 +97,9 @@ class ChannelPool:
 
     def _begin(self, connection: Connection) -> None:
         # What was learned holds for the connection that follows. When that is lost in its turn, it may have changed.
-        if self._connection is not self._learned_from:
-            self._limit, self._learned_from = None, None
+        if not self._is_news:
+            self._limit = None
+        self._is_news = False
         self._connection = connection
         self._held.clear()
         self._waiting.clear()
@@ -142,12 +149,12 @@ class ChannelPool:
                 connection, on_settled=holder.settled, on_returned=holder.returned, on_closed=holder.closed
             )
         except NoChannel as exc:
-            self._learn(connection, str(exc))
+            self._learn(exc)
             return self._fresh(connection, holder) if self._held else None
         except (BusDown, BusRefused):
             refusal = connection.refusal
             if refusal is not None and refusal.code == _NOT_ALLOWED:
-                self._learn(connection, str(refusal))
+                self._learn(refusal)
             raise
         finally:
             self._is_opening = False
@@ -163,6 +170,7 @@ class ChannelPool:
         self._waiting.pop(holder, None)
         return channel
 
-    def _learn(self, connection: Connection, said: str) -> None:
-        self._limit, self._said, self._learned_from = len(self._held), said, connection
+    def _learn(self, error: BusRefused) -> None:
+        self._limit, self._is_news = len(self._held), True
+        self._said, self._cause = str(error), (error.code, str(error))
 
