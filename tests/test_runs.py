@@ -20,6 +20,8 @@ def named(runs: tuple[Run, ...] | list[Run]) -> list[int]:
     ([3, 1, 2], [(1, 3)]),
     ([1, 2, 4, 7, 6], [(1, 2), (4, 4), (6, 7)]),
     ([2, 2, 3, 3], [(2, 3)]),
+    ([2, 2, 4], [(2, 2), (4, 4)]),
+    ([10**12, 1], [(1, 1), (10**12, 10**12)]),
     ([0, -1, -3], [(-3, -3), (-1, 0)]),
 ])  # fmt: skip
 def test_ids_become_ascending_runs(ids: list[int], runs: list[Run]) -> None:

@@ -14,9 +14,9 @@ LOWEST_ID = -(2**63)
 
 def runs_of(ids: Iterable[int]) -> list[Run]:
     """Return `ids`, in any order, as ascending runs. A run spans no id that is not among them."""
-    ordered = sorted(ids)
-    # The usual case, told without a look at each.
-    if ordered and ordered == list(range(ordered[0], ordered[-1] + 1)):
+    ordered = sorted(set(ids))
+    # The usual case, told without a look at each. Counted: a kill puts 10^12 ids between two that finish together.
+    if ordered and ordered[-1] - ordered[0] == len(ordered) - 1:
         return [(ordered[0], ordered[-1])]
     return _joined((id, id) for id in ordered)
 
