@@ -210,7 +210,7 @@ def test_fewer_channels_than_exchanges_send_everything_once(
         spare_node.eval("application:set_env(rabbit, channel_max, 2)")
     else:
         # Two for the connector; this test's own are gone.
-        spare_node.ctl("set_user_limits", spare_node.user, '{"max-channels": 2}')
+        spare_node.limit_channels(2)
     mixed = [
         text
         for number in range(500)
@@ -225,7 +225,7 @@ def test_fewer_channels_than_exchanges_send_everything_once(
         assert process.log_text().count("connected to") <= 2
         assert count(process.journal_path, "vigiloconn_held") == 0
     spare_node.eval("application:set_env(rabbit, channel_max, 2047)")
-    spare_node.ctl("clear_user_limits", spare_node.user, "max-channels")
+    spare_node.limit_channels(None)
     with connect(spare_node) as bus:
         received = {kind: bus.drain_all(kind) for kind in kinds}
     # The connector's own state goes to `nagios` as well.

@@ -309,6 +309,21 @@ class RabbitNode:
         rows = self._ask(f"[[V || {{_, V}} <- Row] || Row <- rabbit_binding:info_all({_binary(vhost)}, {columns})]")
         return {(exchange, queue, key) for exchange, queue, key in rows if exchange}
 
+    def client_properties(self, vhost: str = "/") -> list[dict[str, Any]]:
+        """Return what each client of a virtual host has said of itself."""
+        found = "rabbit_networking:connection_info_all([vhost, client_properties])"
+        row = f"[{{vhost, {_binary(vhost)}}}, {{client_properties, Table}}]"
+        return self._ask(f"[rabbit_misc:amqp_table(Table) || {row} <- {found}]")
+
+    def limit_channels(self, count: int | None) -> None:
+        """Set how many channels its own user may have open on all connections together; None: as many as it likes."""
+        user, limit, tests = map(_binary, (self.user, "max-channels", "tests"))
+        if count is None:
+            self._expect_ok(f"rabbit_auth_backend_internal:clear_user_limits({user}, {limit}, {tests})")
+        else:
+            limits = f"#{{{limit} => {count}}}"
+            self._expect_ok(f"rabbit_auth_backend_internal:set_user_limits({user}, {limits}, {tests})")
+
     def memory_alarm(self, on: bool) -> None:
         """Raise or end the memory alarm: publishers are blocked at their next publish, consumers go on."""
         self._expect_ok(f"vm_memory_monitor:set_vm_memory_high_watermark({'0.00001' if on else '0.4'})")
@@ -332,6 +347,7 @@ class RabbitNode:
         self.resume()
         self.eval("rabbit_maintenance:resume_all_client_listeners()")
         self.eval("vm_memory_monitor:set_vm_memory_high_watermark(0.4)")
+        self.limit_channels(None)
         for user in self._ask("[proplists:get_value(user, U) || U <- rabbit_auth_backend_internal:list_users()]"):
             if user != self.user:
                 self.delete_user(user)
