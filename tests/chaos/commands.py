@@ -111,7 +111,8 @@ class CommandsFlow:
         """Return the numbers that are done, in the order in which that was."""
         if self._reader is not None:
             return [int(match[1]) for line in list(self._reader.commands) if (match := _LINE.fullmatch(line))]
-        return [int(line) for line in _whole_lines(self._stage.directory / "done.txt")]
+        # Lines with a `#` say how large a batch was.
+        return [int(line) for line in _whole_lines(self._stage.directory / "done.txt") if line[0] != "#"]
 
     def _foreign(self) -> list[bytes]:
         if self._reader is None:

@@ -23,10 +23,11 @@ _PATIENCE_S = 0.05
 Method = tuple[int, int]
 
 START_OK, TUNE_OK, OPEN = (10, 11), (10, 31), (10, 40)
-CHANNEL_OPEN, SELECT, QOS, CONSUME, CLOSE_CHANNEL, CLOSE = (20, 10), (85, 10), (60, 10), (60, 20), (20, 40), (10, 50)
+CHANNEL_OPEN, SELECT, DECLARE, QOS, CONSUME = (20, 10), (85, 10), (50, 10), (60, 10), (60, 20)
+CLOSE_CHANNEL, CLOSE = (20, 40), (10, 50)
 #: Where a broker can go wrong: its greeting, its answers, and what it says of itself afterwards.
 #: "flow" more often than the others: most is said there.
-STEPS = ("greeting", START_OK, OPEN, CHANNEL_OPEN, SELECT, QOS, CONSUME, "flow", "flow", "flow")
+STEPS = ("greeting", START_OK, OPEN, CHANNEL_OPEN, SELECT, DECLARE, QOS, CONSUME, "flow", "flow", "flow")
 
 
 class FakeBroker:
@@ -38,6 +39,7 @@ class FakeBroker:
         self._link = link
         self._chance = chance
         self._publishes = publishes
+        self._is_consumed = False
         self._step = chance.choice(STEPS)
 
     def talk(self) -> None:
@@ -46,7 +48,7 @@ class FakeBroker:
         try:
             self._link.recv(8, socket.MSG_WAITALL)
             self._say("greeting", method(0, (10, 10), _greeting(self._chance)))
-            self._hear_publishes()
+            self._hear_all()
             self._link.settimeout(None)
             for _ in range(_FRAMES):
                 self._send(self._any_frame() if self._step == "flow" else _flow_frame(self._chance))
@@ -55,9 +57,9 @@ class FakeBroker:
         finally:
             self._link.close()
 
-    def _hear_publishes(self) -> None:
+    def _hear_all(self) -> None:
         try:
-            while self._publishes:
+            while self._publishes or not self._is_consumed:
                 self._hear()
         except TimeoutError:
             pass  # it waits for an answer that was spoilt
@@ -73,7 +75,8 @@ class FakeBroker:
         said: Method = struct.unpack_from(">HH", payload)  # type: ignore[assignment]
         if said == (60, 40):
             self._publishes -= 1
-        elif said in _ANSWERS:
+        self._is_consumed = self._is_consumed or said == CONSUME
+        if said in _ANSWERS:
             self._say(said, _ANSWERS[said](channel, self._chance))
 
     def _say(self, step: object, frame: bytes) -> None:
@@ -169,6 +172,7 @@ _ANSWERS: dict[Method, Callable[[int, random.Random], bytes]] = {
     OPEN: lambda _, chance: method(0, (10, 41), short(b"")),
     CHANNEL_OPEN: lambda channel, _: method(channel, (20, 11), long(b"")),
     SELECT: lambda channel, _: method(channel, (85, 11)),
+    DECLARE: lambda channel, _: method(channel, (50, 11), short(b"q") + bytes(8)),
     QOS: lambda channel, _: method(channel, (60, 11)),
     CONSUME: lambda channel, _: method(channel, (60, 21), short(b"tag")),
     CLOSE_CHANNEL: lambda channel, _: method(channel, (20, 41)),

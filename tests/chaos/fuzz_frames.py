@@ -16,7 +16,7 @@ from tests.chaos.fuzz import CASE_S
 from vigiloconn.bus.confirms import ConfirmChannel
 from vigiloconn.bus.connection import BusConnection
 from vigiloconn.bus.frames import PublishFrames
-from vigiloconn.consuming.channel import Consumer
+from vigiloconn.consuming.subscriber import QueueSubscriber
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import parse_settings
@@ -75,13 +75,21 @@ def _use(connection: BusConnection, talking: Any) -> None:
         return
     reading = gevent.spawn(_read, connection)
     try:
-        _publish_and_consume(connection)
+        _publish(connection)
     except (BusDown, BusRefused):
         pass  # said before the connection's end, which is what counts
+    subscriber = QueueSubscriber("q")
+    subscriber.connection_initialized(connection)
+    subscriber.resume_producing()
+    consuming = gevent.spawn(_consume, subscriber)
     talking.join()
     reading.join()
-    if not isinstance(reading.value, (BusDown, BusRefused)):
-        raise reading.value
+    subscriber.connection_lost()
+    subscriber.stop()
+    consuming.join()
+    for error in (reading.value, consuming.value):
+        if not isinstance(error, (BusDown, BusRefused, type(None))):
+            raise error
 
 
 def _read(connection: BusConnection) -> Exception:
@@ -92,11 +100,17 @@ def _read(connection: BusConnection) -> Exception:
     return AssertionError("reading has ended without an error")
 
 
-def _publish_and_consume(connection: BusConnection) -> None:
+def _consume(subscriber: QueueSubscriber) -> Exception | None:
+    try:
+        subscriber.run()
+    except Exception as exc:  # noqa: BLE001 - as above
+        return exc
+    return None
+
+
+def _publish(connection: BusConnection) -> None:
     channel: ConfirmChannel[int] = ConfirmChannel(
         connection, on_settled=lambda *_: None, on_returned=lambda *_: None, on_closed=lambda *_: None
     )
-    consumer = Consumer(connection, on_arrival=lambda: None, on_ended=lambda *_: None)
-    consumer.start("q", 10)
     frames = PublishFrames(channel.id, "x", "y", frame_max=max(4096, connection.frame_max))
     channel.send(b"".join(frames.render(b"{}", b"j-%d" % n) for n in range(_PUBLISHES)), range(_PUBLISHES))

@@ -9,6 +9,7 @@ from typing import Any
 from tests.chaos.garbage import mutate, nasty_text, some_bytes
 from vigiloconn.consuming.unpack import unpack
 from vigiloconn.errors import BadMessage
+from vigiloconn.handlers.message import MAX_BODY_BYTES
 from vigiloconn.nagios.commands import Skip, Translator
 from vigiloconn.serialize import stored_route_key
 
@@ -24,6 +25,9 @@ def case(chance: random.Random) -> int:
         stored_route_key(body)
     except BadMessage:
         pass  # it would be parked
+    if len(body) > MAX_BODY_BYTES:
+        # It would be a dead letter without being looked at.
+        return 0
     try:
         # Each is a message, the reason for which there is none, or a turn for others.
         messages = [step for step in unpack(body) if isinstance(step, dict)]
@@ -59,7 +63,8 @@ def _body(chance: random.Random) -> bytes:
         return opening * depth + b"1" + closing * depth
     if kind == 2 and chance.random() < 0.05:
         one = json.dumps(_message(chance)).encode("utf-8", "surrogatepass")
-        return b'{"messages":[' + b",".join([one] * chance.choice((2, 300, 3000))) + b"]}"
+        most = MAX_BODY_BYTES // (len(one) + 1)
+        return b'{"messages":[' + b",".join([one] * chance.choice((2, 300, max(2, most - 1)))) + b"]}"
     body = json.dumps(_message(chance), ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
     return mutate(chance, body) if kind < 4 else body
 

@@ -21,16 +21,12 @@ def run(name: str, count: int) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("name", "count"), [("lines", 10_000), ("settings", 1500), ("messages", 5000)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("lines", 10_000), ("settings", 1500), ("messages", 5000), ("frames", 3000)]
+)
 def test_random_input_makes_no_error_but_those_that_are_declared(name: str, count: int) -> None:
     said = run(name, count)
     assert "  ! " not in said, said
-
-
-def test_random_frames_end_a_connection_as_a_loss_or_a_refusal() -> None:
-    said = run("frames", 1500)
-    if "  ! " in said:
-        pytest.xfail(f"the connection lets out what the library raises:\n{said}")
 
 
 def test_finding_names_the_first_case_that_shows_it_and_counts_the_others() -> None:
