@@ -82,6 +82,8 @@ def _use(connection: BusConnection, talking: Any) -> None:
     subscriber.connection_initialized(connection)
     subscriber.resume_producing()
     consuming = gevent.spawn(_consume, subscriber)
+    # Its life begins with taking back an earlier stop.
+    gevent.sleep(0)
     talking.join()
     reading.join()
     subscriber.connection_lost()
