@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import random
 import resource
+import signal
 import sys
 from collections.abc import Mapping
 
@@ -40,6 +41,7 @@ def main() -> int:
     }
     options = docopt(__doc__ or "")
     logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     # Whatever asks for more is a finding, and must not take the machine with it.
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     seed = int(options["--seed"] or random.SystemRandom().randrange(10**6))
