@@ -91,6 +91,9 @@ class MemoryJournal:
         exchanges = [exchange for exchange, _ in self.held.values()]
         return {exchange: exchanges.count(exchange) for exchange in exchanges}
 
+    def readdress_held(self, publications: str, exchange_of: Callable[[str], str]) -> None:
+        self.held = {id: (exchange_of(record.key.type), record) for id, (_, record) in self.held.items()}
+
     def take(self, limit: int) -> list[Record]:
         taken = [record for id, record in sorted(self.main.items()) if id > self._taken_upto][:limit]
         if taken:

@@ -19,13 +19,14 @@ from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
 from vigiloconn.accepting.pending import Pending
 from vigiloconn.accepting.readahead import ReadAhead
-from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull
+from vigiloconn.errors import BadMessage, JournalBusy, JournalDamaged, JournalFull
 from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.runs import merged
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import ConnectorSettings, Settings
+from vigiloconn.serialize import stored_route_key
 from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,26 @@ class BackupProvider(Handler):
     def held_exchanges(self) -> dict[str, int]:
         """Return the exchanges for which messages are held -> their number."""
         return self.journal.held_exchanges()
+
+    def readdress_held(self, publications: str, exchange_of: Callable[[str], str]) -> None:
+        """Let what was held before the start follow the settings; `exchange_of` gives the exchange of a type.
+
+        `publications` is what the settings say, as a text: nothing is done while it stays the same.
+        """
+
+        def exchange_of_body(body: bytes) -> str | None:
+            try:
+                return exchange_of(stored_route_key(body).type)
+            except BadMessage:
+                return None
+
+        try:
+            moved = self._thread.call(self.journal.readdress_held, publications, exchange_of_body)
+        except (JournalFull, JournalBusy, JournalDamaged) as exc:
+            log.warning("held messages stay with the exchanges of before: %s", exc)
+        else:
+            if moved:
+                log.warning("%d held messages follow [publications] to another exchange", moved)
 
     def connection_initialized(self) -> None:
         self._bus_is_up = True

@@ -81,6 +81,8 @@ class BusPublisher(Handler):
 
     def start_service(self) -> None:
         self.journal.on_available = self._wake.set
+        publications = {kind: where.exchange for kind, where in sorted(self._settings.publications.items())}
+        self.journal.readdress_held(repr(publications), lambda kind: self._settings.publication(kind).exchange)
         for exchange, count in self.journal.held_exchanges().items():
             log.warning("exchange %s: %d messages are held from before", exchange, count)
             self.outlets[exchange] = self._made_outlet(exchange, count)

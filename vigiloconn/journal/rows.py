@@ -417,6 +417,13 @@ class JournalRows:
         found = {"last_used_id": used_id, "first_id": first_id, "last_id": last_id, "main_rows": main_rows}
         self.write_meta({**fixed, **found})
 
+    def readdress(self, counts: Counts, exchange: str, moves: Sequence[tuple[str, int]]) -> None:
+        """Hold messages for another exchange than `exchange`: (the other, id)."""
+        self.connection.executemany(f"UPDATE {_HELD} SET exchange = ? WHERE id = ?", moves)
+        counts.add_held(exchange, -len(moves))
+        for other, _ in moves:
+            counts.add_held(other, 1)
+
     def write_meta(self, values: Mapping[str, int | str]) -> None:
         """Set values of the file itself."""
         self.connection.executemany(f"INSERT OR REPLACE INTO {_META} (key, value) VALUES (?, ?)", values.items())

@@ -53,6 +53,8 @@ _PORTION_ROWS = 1000
 _BUSY_TIMEOUT_S = 0.25
 
 T = TypeVar("T")
+#: Held messages that one transaction gives another exchange.
+_READDRESS_ROWS = 500
 
 
 class DbRetry:
@@ -201,6 +203,32 @@ class DbRetry:
     def held_exchanges(self) -> dict[str, int]:
         """Return the exchanges that are held -> number of messages."""
         return dict(self._counts.held)
+
+    def readdress_held(self, publications: str, exchange_of: Callable[[bytes], str | None]) -> int:
+        """Let held messages follow settings that have changed; return how many are held for another exchange now.
+
+        `exchange_of` gives the exchange of a body, None to leave it. Nothing is done where `publications` is what it
+        was at the last call. In small steps: after an error the next call does the rest. Raises as `apply` does.
+        """
+        moved = 0
+        with self._translated():
+            if self._rows.read_meta().get("publications") == publications:
+                return 0
+        for exchange in self.held_exchanges():
+            after_id = 0
+            while page := self.peek_held(exchange, after_id, _READDRESS_ROWS, 1 << 20):
+                after_id = page[-1].id
+                others = [(exchange_of(row.body) or exchange, row.id) for row in page]
+                moves = [(other, id) for other, id in others if other != exchange]
+                counts = self._counts.copy()
+                if moves:
+                    with self._transaction():
+                        self._rows.readdress(counts, exchange, moves)
+                    self._counts = counts
+                moved += len(moves)
+        with self._transaction():
+            self._rows.write_meta({"publications": publications})
+        return moved
 
     def last_id(self) -> int:
         """Return the highest id in the main table, 0 when it is empty."""
