@@ -270,6 +270,8 @@ def test_what_is_finished_makes_room() -> None:
     made.channel.deliver(b"x" * 900)
     made.channel.deliver(b"x" * 100)
     assert len(made.consumer.ready) == 2
+    made.finish([made.consumer.ready.popleft()])
+    made.channel.deliver(b"x" * 900)
     assert not made.consumer.is_overrun
 
 
@@ -281,6 +283,14 @@ def test_one_body_is_kept_whatever_the_bound() -> None:
     assert len(made.consumer.ready) == 1
     made.channel.deliver(b"")
     assert made.consumer.is_overrun
+
+
+def test_the_next_prefetch_is_known_from_all_sizes_that_came_the_one_that_was_too_much_included() -> None:
+    made = Consuming(max_bytes=1000)
+    made.channel.deliver(b"x" * 300)
+    made.channel.deliver(b"x" * 900)
+    made.prefetch.shrink()
+    assert made.prefetch.messages == 1
 
 
 def test_after_an_overrun_nothing_is_rejected_for_its_size() -> None:

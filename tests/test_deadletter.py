@@ -11,7 +11,7 @@ import pytest
 from amqp.basic_message import Message
 
 from tests.support.scripted import ScriptedClient, ScriptedConnection
-from vigiloconn.bus.contents import Delivery
+from vigiloconn.bus.contents import Delivery, headers_size
 from vigiloconn.consuming.deadletter import DeadLetters, dead_letter_options
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
 from vigiloconn.interfaces import Answer
@@ -101,6 +101,13 @@ def test_headers_that_leave_no_room_in_a_frame_are_left_out() -> None:
     assert "a" not in small
     assert "too many for one frame" in small["x-vigilo-reason"]
     assert len(small["x-vigilo-reason"]) <= 1000
+
+
+def test_a_frame_has_room_for_the_other_properties_beside_the_headers() -> None:
+    big = delivery(application_headers={"a": "x" * 5000})
+    size = headers_size(options(big)["headers"])
+    assert "a" in options(big, frame_max=size + 2048)["headers"]
+    assert "a" not in options(big, frame_max=size + 2047)["headers"]
 
 
 def test_a_reason_is_text_that_can_be_sent_and_no_novel() -> None:

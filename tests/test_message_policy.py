@@ -164,6 +164,14 @@ def test_messages_are_done_in_order_and_acknowledged_after_their_work(bus: Calla
     assert made.client.successes > 0
 
 
+@pytest.mark.parametrize("held", [[], None])
+def test_empty_messages_beside_a_message_are_no_reason_not_to_do_it(bus: Callable[..., Bus], held: Any) -> None:
+    made = bus()
+    made.deliver({"n": 1, "messages": held}, {"type": "perf", "messages": held}, {"n": 2})
+    made.wait_settled()
+    assert made.handler.done == [1, 2]
+
+
 def test_a_batch_is_no_larger_than_the_bound(bus: Callable[..., Bus]) -> None:
     made = bus(Batches)
     made.deliver({"messages": [{"n": number} for number in range(2 * BATCH_MESSAGES + 1)]}, {"n": -1})

@@ -304,12 +304,13 @@ def test_messages_of_other_hosts_are_acknowledged_and_a_new_list_of_hosts_is_fol
     hosts = tmp_path / "hosts.cfg"
     hosts.write_text("define host {\n  host_name  h\n}\n")
     made = start(nagios_config=hosts)
-    publish(bus, message(1, host="other"), message(2, host="h"), message(3))
+    other = {"value": "other;s;0;x"}
+    publish(bus, message(1, host="other"), message(2, host="h"), message(0, **other), message(3))
     assert wait_lines(reader, 2) == [line(2), line(3)]
     hosts.write_text("host_name other\n")
     made.wait_log("hosts.cfg: read again")
-    publish(bus, message(4, host="other"), message(5, host="h"), message(6))
-    assert wait_lines(reader, 4)[2:] == [line(4), line(6)]
+    publish(bus, message(4), message(5, host="h"), message(6, host="other", **other), message(7, **other))
+    assert wait_lines(reader, 4)[2:] == [b"[1.0] PROCESS_SERVICE_CHECK_RESULT;other;s;0;x\n"] * 2
     assert made.terminate() == 0
     assert depth(bus) == 0
 

@@ -13,6 +13,7 @@ from tests.support.scripted import ScriptedChannel, ScriptedConnection
 from vigiloconn.bus.contents import Delivery
 from vigiloconn.consuming.boundqueue import ENSURE_PERIOD_S
 from vigiloconn.consuming.subscriber import QueueSubscriber
+from vigiloconn.errors import BusDown
 from vigiloconn.settings.values import Subscription
 
 SUBSCRIPTIONS = [Subscription("one", None), Subscription("two", "key")]
@@ -199,6 +200,118 @@ def test_a_consumer_that_is_refused_is_tried_again_and_told_meanwhile(made: Call
     wait_for(lambda: one.consuming)
     assert one.topics() == []
     assert len(connection.channels) == 1, "channels that were refused are closed"
+
+
+def test_a_consumer_that_is_refused_is_tried_again_by_itself_and_the_queue_declared_for_it(
+    made: Callable[..., Subscribed]
+) -> None:
+    one = made()
+    connection = ScriptedConnection()
+    connection.refuse("basic_consume", 404)
+    one.connect(connection)
+    one.subscriber.resume_producing()
+    wait_for(lambda: one.consuming)
+    assert [name for channel in connection.opened for name, _, _ in channel.asked].count("queue_declare") == 2
+
+
+def test_a_connection_that_does_not_answer_is_thrown_away(made: Callable[..., Subscribed]) -> None:
+    one = made()
+    connection = one.connect()
+    wait_for(lambda: len(one.asked("queue_bind")) == 2)
+
+    def open_channel() -> ScriptedChannel:
+        raise BusDown("no answer within 30 s")
+
+    connection.open_channel = open_channel  # type: ignore[method-assign]
+    one.subscriber.resume_producing()
+    wait_for(lambda: connection.lost)
+    assert "no answer within 30 s" in str(connection.lost)
+
+
+def during_consume(connection: ScriptedConnection, action: Callable[[ScriptedChannel], object]) -> None:
+    """Let something happen between the broker's yes to the next consumer and the subscriber's hearing of it."""
+    open_channel = connection.open_channel
+
+    def opened() -> ScriptedChannel:
+        channel = open_channel()
+        consume = channel.basic_consume
+
+        def basic_consume(*args: Any, **options: Any) -> str:
+            tag = consume(*args, **options)
+            connection.open_channel = open_channel  # type: ignore[method-assign]
+            action(channel)
+            return tag
+
+        channel.basic_consume = basic_consume  # type: ignore[method-assign]
+        return channel
+
+    connection.open_channel = opened  # type: ignore[method-assign]
+
+
+def test_a_consumer_that_is_cancelled_before_it_is_known_is_tried_again(made: Callable[..., Subscribed]) -> None:
+    one = made()
+    connection = one.connect()
+    wait_for(lambda: len(one.asked("queue_bind")) == 2)
+    during_consume(connection, lambda channel: channel.cancel_by_broker())
+    one.subscriber.resume_producing()
+    wait_for(lambda: one.topics() == ["queue-consume"])
+    wait_for(lambda: one.consuming)
+    wait_for(lambda: one.topics() == [])
+
+
+def test_a_message_that_is_too_large_before_the_consumer_is_known_is_rejected_all_the_same(
+    made: Callable[..., Subscribed]
+) -> None:
+    one = made()
+    connection = one.connect()
+    wait_for(lambda: len(one.asked("queue_bind")) == 2)
+    during_consume(connection, lambda channel: channel.deliver(b"x" * 1001))
+    channel = one.consume()
+    wait_for(lambda: not channel.unsettled)
+    assert one.subscriber.stats()["too_large"] == 1
+
+
+def test_a_consumer_that_begins_when_its_connection_is_gone_is_not_taken_for_one(
+    made: Callable[..., Subscribed]
+) -> None:
+    one = made()
+    connection = one.connect()
+    wait_for(lambda: len(one.asked("queue_bind")) == 2)
+    during_consume(connection, lambda channel: one.subscriber.connection_lost())
+    one.subscriber.resume_producing()
+    wait_for(lambda: one.asked("basic_consume"))
+    gevent.sleep(0.01)
+    assert connection.channels == {}
+    one.connect()
+    wait_for(lambda: one.consuming)
+
+
+def test_the_end_of_a_consumer_that_was_left_is_no_news(made: Callable[..., Subscribed]) -> None:
+    one = made()
+    one.connect()
+    channel = one.consume()
+    one.subscriber.pause_producing()
+    channel.cancel_by_broker()
+    assert one.topics() == []
+    assert one.left == 1
+
+
+def test_the_delays_of_tries_that_fail_grow_however_far_apart_they_are(
+    made: Callable[..., Subscribed], caplog: pytest.LogCaptureFixture
+) -> None:
+    one = made()
+    connection = one.connect()
+    channel = one.consume()
+    for _ in range(5):
+        connection.refuse("basic_consume", 403)
+    with caplog.at_level(logging.INFO):
+        channel.cancel_by_broker()
+        for tries in range(5):
+            one.jump(100)
+            wait_for(lambda: len(one.asked("basic_consume")) == tries + 2)  # noqa: B023
+            gevent.sleep(0)
+    texts = [record.getMessage() for record in caplog.records if "subscribing again in" in record.getMessage()]
+    assert float(texts[4].split(" in ")[1].removesuffix(" s")) > 2
 
 
 def test_a_channel_that_can_not_be_opened_is_tried_again(made: Callable[..., Subscribed]) -> None:
@@ -410,6 +523,20 @@ def test_a_pause_gives_back_and_a_resumption_consumes_anew(made: Callable[..., S
     one.subscriber.resume_producing()
     wait_for(lambda: one.consuming)
     assert len(one.asked("queue_declare")) == 1, "the queue is known to be there"
+
+
+def test_a_resumption_waits_for_no_delay_of_earlier_failures(made: Callable[..., Subscribed]) -> None:
+    one = made()
+    connection = one.connect()
+    for _ in range(10):
+        connection.refuse("basic_consume", 403)
+    one.subscriber.resume_producing()
+    for tries in range(1, 10):
+        wait_for(lambda: len(one.asked("basic_consume")) == tries)  # noqa: B023
+        one.jump(HOUR_S)
+    wait_for(lambda: len(one.asked("basic_consume")) == 10)
+    one.subscriber.pause_producing()
+    one.consume()
 
 
 def test_a_pause_while_it_subscribes_is_obeyed(made: Callable[..., Subscribed]) -> None:
