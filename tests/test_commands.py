@@ -69,7 +69,7 @@ def test_newlines_in_the_output_of_a_host_check_are_escaped_after_its_two_fields
     (nagios(value="h;s;0;x\0y"), "value"),
     (nagios(value="h;s;0;" + "\ud800"), "value"),
     (nagios(value=["h"]), "value"),
-    (nagios(value=None), "value"),
+    (nagios(value=None), "value"), (nagios(value=True), "value"), (state(message=False), "message"),
     (nagios(timestamp="1] SHUTDOWN_PROGRAM;[2"), "timestamp"),
     *((nagios(timestamp=value), "timestamp") for value in (
         "nan", "inf", "soon", "", -1, 1e15, 10**400, True, None, "1_000", " 1", "1 ", "1\n", "+1", "-0", "\u0661",
@@ -178,6 +178,16 @@ def test_long_output_can_not_hide_a_command_for_readers_with_short_buffers() -> 
     with pytest.raises(BadMessage, match="SHUTDOWN_PROGRAM"):
         translator.translate(nagios(value="h;s;0;" + "x" * 8136 + "[1] SHUTDOWN_PROGRAM"))
     assert isinstance(translator.translate(nagios(value="h;s;0;" + "[OK] line\n" * 2000)), bytes)
+
+
+def test_a_command_hides_from_the_first_byte_on_that_a_short_buffer_does_not_hold() -> None:
+    translator = Translator(ACCEPTED)
+    fixed = len(translator.translate(nagios(value="h;s;0;")))
+    hidden = "[1] SHUTDOWN_PROGRAM"
+    with pytest.raises(BadMessage, match="at byte 8000 "):
+        translator.translate(nagios(value="h;s;0;" + "x" * (8000 - fixed + 1) + hidden))
+    # What a short buffer holds whole is one line for it, too.
+    assert isinstance(translator.translate(nagios(value="h;s;0;" + "x" * (8000 - fixed - len(hidden)) + hidden)), bytes)
 
 
 def test_a_file_of_commands_is_given_to_nagios_to_work_off_and_delete() -> None:
