@@ -380,12 +380,20 @@ def test_routing_key_that_can_t_be_encoded_is_parked_and_the_others_pass() -> No
     assert list(rig.journal.parked) == [2]
 
 
+def test_message_whose_time_is_known_to_a_second_does_not_expire_before_its_ttl() -> None:
+    rig = Rig("[publications]\nevent = event:60\n")
+    rig.journal.accept(1)
+    rig.clock.wait(60.9)
+    rig.connect()
+    assert ids(rig.connection.published) == [1]
+
+
 def test_message_that_has_expired_is_not_sent_but_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig("[publications]\nevent = event:60\n")
     rig.journal.accept(1)
     rig.clock.wait(30)
     rig.journal.accept(1)
-    rig.clock.wait(31)
+    rig.clock.wait(32)
     rig.connect()
     [message] = rig.connection.published
     assert ids([message]) == [2]
@@ -398,7 +406,7 @@ def test_message_that_has_expired_is_not_sent_but_counted_and_logged(caplog: pyt
 def test_flood_of_expired_messages_is_no_flood_of_log_lines(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig("[publications]\nevent = event:60\n")
     rig.journal.accept(100)
-    rig.clock.wait(61)
+    rig.clock.wait(62)
     rig.connect()
     assert rig.publisher.stats()["expired"] == 100
     assert caplog.text.count("expired") == 1
@@ -409,7 +417,7 @@ def test_held_messages_that_all_expired_open_the_exchange_again() -> None:
     rig.connect()
     rig.accept(3)
     rig.channel().close_by_broker(404)
-    rig.wait(61)
+    rig.wait(62)
     assert rig.state() is State.OPEN
     assert rig.journal.is_empty
     assert rig.publisher.stats()["expired"] == 3
@@ -418,7 +426,7 @@ def test_held_messages_that_all_expired_open_the_exchange_again() -> None:
 def test_only_a_confirm_counts_as_a_success_of_the_broker() -> None:
     rig = Rig("[publications]\nevent = event:60\n")
     rig.journal.accept(1)
-    rig.clock.wait(61)
+    rig.clock.wait(62)
     rig.connect()
     rig.accept(2)
     rig.channel().nack(1)

@@ -89,6 +89,12 @@ def test_times_are_kept_per_range_of_a_second_and_forgotten_when_all_is_discarde
     assert a[0].id < c[0].id
 
 
+def test_messages_of_one_transaction_keep_their_times_where_they_waited_for_it(journal: DbRetry) -> None:
+    early, late = take(journal, 2, accepted_at=1000.0), take(journal, 2, accepted_at=1005.0)
+    journal.apply(Transaction(appends=[*early, *late]))
+    assert [r.accepted_at for r in journal.peek(0, 10, 1 << 20)] == [1000.0] * 2 + [1005.0] * 2
+
+
 def test_one_transaction_can_append_hold_park_and_discard(journal: DbRetry) -> None:
     old = append(journal, 2)
     new = take(journal, 4)

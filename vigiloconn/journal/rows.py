@@ -303,9 +303,15 @@ class JournalRows:
         self._insert(records)
         counts.rows += len(records)
         counts.size_bytes += sum(len(record.body) for record in records)
-        accepted = Stamp(records[0].accepted_at, records[0].boot_s)
-        if not _is_close(counts.newest_range, accepted):
-            self._begin_range(counts, records[0].id, accepted)
+        self._keep_time(counts, records[0])
+        if not _is_close(counts.newest_range, _stamp(records[-1])):
+            # What waited in memory for its commit was accepted over a while.
+            for record in records[1:]:
+                self._keep_time(counts, record)
+
+    def _keep_time(self, counts: Counts, record: Record) -> None:
+        if not _is_close(counts.newest_range, _stamp(record)):
+            self._begin_range(counts, record.id, _stamp(record))
 
     def _begin_range(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
         sql = f"INSERT INTO {_ACCEPTED} (first_id, accepted_at, boot, boot_s) VALUES (?, ?, ?, ?)"
@@ -334,7 +340,7 @@ class JournalRows:
                 f"INSERT INTO {_HELD} (id, exchange, msg, accepted_at, boot, boot_s) "
                 "VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?)",
                 [
-                    (record.id, name, record.body, *self._stored(Stamp(record.accepted_at, record.boot_s)))
+                    (record.id, name, record.body, *self._stored(_stamp(record)))
                     for name, record in fresh
                 ],
             )
@@ -450,6 +456,10 @@ def _upto(cursor: sqlite3.Cursor, max_bytes: int) -> list[Any]:
     # A statement that is not read to its end keeps the log from being emptied.
     cursor.close()
     return found
+
+
+def _stamp(record: Record) -> Stamp:
+    return Stamp(record.accepted_at, record.boot_s)
 
 
 def _is_close(began: Stamp | None, accepted: Stamp) -> bool:

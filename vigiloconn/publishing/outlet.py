@@ -34,6 +34,8 @@ Token = Record | list[Record]
 _BUFFER_MESSAGES = 200
 _BUFFER_BYTES = 256 << 10
 _REFUSED_CODES = (403, 404)
+#: What was read back may be younger than it looks, by this much: times are kept for a second's messages together.
+_AGE_SLACK_S = 1.0
 
 
 class Publisher(Protocol):
@@ -253,7 +255,7 @@ class Outlet:
             except BadMessage as exc:
                 self._park([queue.popleft()], str(exc))
                 continue
-            if ttl_s is not None and self._journal.age_s(record) > ttl_s:
+            if ttl_s is not None and self._journal.age_s(record) > ttl_s + _AGE_SLACK_S:
                 self._expire(queue.popleft(), ttl_s)
                 continue
             token: Token = record
