@@ -86,6 +86,25 @@ def test_one_channel_more_is_opened_only_with_nothing_on_its_way() -> None:
     assert first.send()
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_one_that_stood_back_with_nothing_on_its_way_is_woken_when_nobody_waits_any_more(leaves: bool) -> None:
+    connection = ScriptedConnection()
+    first, second, third = holders(3, connection)
+    first.pool.take(connection, first)
+    assert third.send()
+    assert not second.send()
+    # Nothing will be answered that could wake it.
+    assert not first.send()
+    ack_all(connection)
+    first.woken = 0
+    if leaves:
+        second.pool.leave(second)
+    else:
+        assert second.send()
+    assert first.woken
+    assert first.send()
+
+
 def test_message_that_is_never_answered_does_not_prevent_another_channel() -> None:
     connection, clock = ScriptedConnection(), Clock()
     first, second = holders(2, connection, clock)

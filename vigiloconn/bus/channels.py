@@ -48,6 +48,8 @@ class ChannelPool:
         # The one that was granted first comes first.
         self._held: dict[Holder, ConfirmChannel[Any]] = {}
         self._waiting: dict[Holder, float] = {}
+        self._stood_back: set[Holder] = set()
+        """Those that have a channel, and something for it, and let one that waits come first."""
         self._most = 0
         self._is_opening = False
         self._limit: int | None = None
@@ -75,6 +77,7 @@ class ChannelPool:
         """`holder` has nothing to send: it waits for no channel."""
         if self._waiting.pop(holder, None) is not None:
             self.wake_first()
+            self._let_go_on()
 
     def wake_first(self) -> None:
         """Something was answered: the first that waits may find a channel."""
@@ -103,6 +106,7 @@ class ChannelPool:
         self._connection = connection
         self._held.clear()
         self._waiting.clear()
+        self._stood_back.clear()
         self._most = 0
 
     def _granted(self, holder: Holder) -> ConfirmChannel[Any] | None:
@@ -110,6 +114,7 @@ class ChannelPool:
         if not self._waiting or next(iter(self._waiting)) is holder:
             self._waiting.pop(holder, None)
             return channel
+        self._stood_back.add(holder)
         if not channel.outstanding:
             # It has had its turn.
             if self._is_at_limit():
@@ -168,7 +173,14 @@ class ChannelPool:
         if self._limit is not None:
             self._limit = max(self._limit, len(self._held))
         self._waiting.pop(holder, None)
+        self._let_go_on()
         return channel
+
+    def _let_go_on(self) -> None:
+        """One waits no longer: those that stood back for it may look again."""
+        stood_back, self._stood_back = self._stood_back, set()
+        for holder in stood_back:
+            holder.wake()
 
     def _learn(self, error: BusRefused) -> None:
         self._limit, self._is_news = len(self._held), True
