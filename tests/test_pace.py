@@ -38,12 +38,17 @@ def test_confirms_earn_nothing_while_less_is_sent_than_might_be() -> None:
     assert pace.room(1, 0.0) == 199
 
 
-def test_what_was_earned_is_lost_by_a_pause_in_the_answers_and_by_one_in_the_sending() -> None:
+def test_what_was_earned_counts_for_nothing_while_nothing_is_answered_and_again_afterwards() -> None:
     pace = earned(500)
     assert pace.room(100, 0.5) == 600
     assert pace.room(100, 0.6) == 100
+    assert pace.room(100, 0.0) == 600
+
+
+def test_what_was_earned_is_lost_once_all_is_sent_and_answered() -> None:
     pace = earned(500)
     pace.sent(100, is_more=False)
+    assert pace.room(1, 0.0) == 699
     assert pace.room(0, 0.0) == 200
 
 

@@ -218,7 +218,7 @@ class BusPublisher(Handler):
             self.client.note_success()
         self.client.channels.wake_first()
         self._wake.set()
-        if not self.in_flight:
+        if self._is_draining and not self.in_flight:
             self._idle.set()
 
     # -- sending ---------------------------------------------------------------------------------------------

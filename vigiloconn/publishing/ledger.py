@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 
 from vigiloconn.interfaces import Record
+
+_ID = attrgetter("id")
+_BODY = attrgetter("body")
 
 
 class Ledger:
@@ -26,12 +30,10 @@ class Ledger:
     def __contains__(self, id: int) -> bool:
         return id in self._unfinished
 
-    def take(self, records: Iterable[Record]) -> None:
+    def take(self, records: Sequence[Record]) -> None:
         """Add messages that were taken from the journal, in order."""
-        unfinished = self._unfinished
-        for record in records:
-            unfinished[record.id] = record
-            self.size_bytes += len(record.body)
+        self._unfinished.update(zip(map(_ID, records), records, strict=True))
+        self.size_bytes += sum(map(len, map(_BODY, records)))
 
     def finish(self, records: Iterable[Record]) -> None:
         """These are done, and go from the journal. Repeats, and messages that are not here, do no harm."""
@@ -50,8 +52,12 @@ class Ledger:
     def _removed(self, records: Iterable[Record]) -> list[int]:
         unfinished = self._unfinished
         ids: list[int] = []
+        size_bytes = 0
         for record in records:
-            if unfinished.pop(record.id, None) is not None:
-                self.size_bytes -= len(record.body)
-                ids.append(record.id)
+            id = record.id
+            if id in unfinished:
+                del unfinished[id]
+                size_bytes += len(record.body)
+                ids.append(id)
+        self.size_bytes -= size_bytes
         return ids

@@ -265,11 +265,13 @@ class Outlet:
                 if not token:
                     break
                 body = batch_body(token)
+                name = batch_name(token).encode()
             else:
                 queue.popleft()
+                name = b"%d" % record.id
             if self._settings.bus.log_traffic:
                 log.debug("to %s: %s", self.exchange, body)
-            frame = frames.render(body, prefix + _name(token).encode())
+            frame = frames.render(body, prefix + name)
             size += len(frame)
             parts.append(frame)
             tokens.append(token)
@@ -311,8 +313,8 @@ class Outlet:
             self._batches.finished(records)
         if is_taken:
             if self.state is State.PROBING:
+                self._move(Event.TAKEN)
                 log.info("exchange %s: accepts again, %d held messages go first", self.exchange, self.held_count)
-            self._move(Event.TAKEN)
             self._publisher.answered(is_confirm=True)
         else:
             self._publisher.made_room()

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 #: What a broker takes on one channel, whatever becomes of it.
 _FIRST_MESSAGES = 200
-#: Nothing answered for so long while something is on its way: what was earned is lost.
+#: Nothing answered for so long while something is on its way: it may be that nothing will be.
 _PAUSE_S = 0.5
 
 
 class Pace:
-    """A number of messages that grows with each confirm while it is what limits the sending, and begins anew after a
-    pause, in the sending or in the answers."""
+    """A number of messages that grows with each confirm while it is what limits the sending, begins anew once all that
+    there was is sent and answered, and counts for nothing while nothing is answered."""
 
     def __init__(self) -> None:
         self._allowed = _FIRST_MESSAGES
@@ -23,10 +23,10 @@ class Pace:
 
     def room(self, outstanding: int, unanswered_s: float) -> int:
         """Return how many more may be sent, 0 or less for none."""
-        is_idle = outstanding == 0 and not self._is_limit
-        if is_idle or unanswered_s > _PAUSE_S:
+        if outstanding == 0 and not self._is_limit:
             self._allowed = _FIRST_MESSAGES
-        return self._allowed - outstanding
+        allowed = self._allowed if unanswered_s <= _PAUSE_S else _FIRST_MESSAGES
+        return allowed - outstanding
 
     def sent(self, outstanding: int, is_more: bool) -> None:
         """Note what is on its way now, and whether more would have been sent."""

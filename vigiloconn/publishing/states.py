@@ -26,7 +26,7 @@ class Event(enum.Enum):
     """What happens to an outlet."""
 
     REFUSED = "the exchange took no message: it is missing, forbidden, or its queue is full"
-    TAKEN = "the exchange took a message"
+    TAKEN = "the exchange took the message that it was tried with"
     LOST = "the connection was lost"
     DUE = "it is time to try a held exchange"
     EMPTIED = "no held message is left"
@@ -37,14 +37,12 @@ class Event(enum.Enum):
 _AFTER: dict[State, dict[Event, State]] = {
     State.OPEN: {
         Event.REFUSED: State.HELD,
-        Event.TAKEN: State.OPEN,
         Event.LOST: State.OPEN,
         Event.UNANSWERED: State.SILENT,
     },
     State.HELD: {
         # Late answers to what was on its way when the first was refused.
         Event.REFUSED: State.HELD,
-        Event.TAKEN: State.HELD,
         Event.LOST: State.HELD,
         Event.DUE: State.PROBING,
     },
@@ -57,13 +55,11 @@ _AFTER: dict[State, dict[Event, State]] = {
     },
     State.DRAINING: {
         Event.REFUSED: State.HELD,
-        Event.TAKEN: State.DRAINING,
         Event.LOST: State.HELD,
         Event.EMPTIED: State.OPEN,
     },
     State.SILENT: {
         Event.REFUSED: State.HELD,
-        Event.TAKEN: State.SILENT,
         Event.LOST: State.HELD,
         # Nobody has refused anything: no trial.
         Event.ANSWERED: State.DRAINING,
