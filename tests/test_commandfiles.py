@@ -70,7 +70,9 @@ def test_what_is_no_file_of_ours_under_a_name_of_ours_is_left_alone(files: Comma
     victim = tmp_path / "victim"
     victim.write_text("[0] SHUTDOWN_PROGRAM\n")
     (files.directory / "1-1.commands").symlink_to(victim)
-    os.link(victim, files.directory / "1-2.commands")
+    other = tmp_path / "other"
+    other.touch()
+    os.link(other, files.directory / "1-2.commands")
     os.mkfifo(files.directory / "1-3.commands")
     (files.directory / "1-4.commands").mkdir()
     (files.directory / "1-5.commands").symlink_to(tmp_path / "nowhere")
@@ -88,6 +90,13 @@ def test_a_file_of_another_user_is_left_alone(files: CommandFiles) -> None:
     assert files.left() == [own]
     files.sweep(time.time() + KEEP_S + 60)
     assert list(files.directory.iterdir()) == [other]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file to any group")
+def test_a_directory_of_another_group_is_given_to_that_of_the_pipe(files: CommandFiles) -> None:
+    path = files.write([b"x\n"], 12345)
+    assert path.stat().st_gid == files.directory.stat().st_gid == 12345
+    assert stat.S_IMODE(files.directory.stat().st_mode) == 0o2770
 
 
 def test_files_are_given_oldest_first(files: CommandFiles) -> None:

@@ -164,6 +164,17 @@ def test_messages_are_done_in_order_and_acknowledged_after_their_work(bus: Calla
     assert made.client.successes > 0
 
 
+def test_a_body_is_decoded_up_to_its_limit_and_a_dead_letter_beyond_it(bus: Callable[..., Bus]) -> None:
+    made = bus(max_body_bytes=20)
+    made.deliver(b'{"n": 1}' + b" " * 12, b'{"n": 2}' + b" " * 13, {"n": 3})
+    letter = made.wait_letter(1)
+    assert reason(letter) == "body of 21 bytes: expected at most 20 ([bus] max_body)"
+    assert len(letter.message) == 21
+    letter.result.set(None)
+    made.wait_settled()
+    assert made.handler.done == [1, 3]
+
+
 @pytest.mark.parametrize("held", [[], None])
 def test_empty_messages_beside_a_message_are_no_reason_not_to_do_it(bus: Callable[..., Bus], held: Any) -> None:
     made = bus()

@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,11 @@ def test_what_stands_before_a_bad_message_is_written_once_and_the_bad_one_named(
 def test_what_a_full_pipe_did_not_take_is_not_done(handler: NagiosCommandHandler, reader: FifoReader) -> None:
     batch = [message(number) for number in range(5000)]
     batch[1:1] = [{"type": "perf"}]
+    batch.append({"type": "perf"})
     with pytest.raises(ItemFailed) as failed:
         handler.process_messages(batch)
     assert isinstance(failed.value.cause, PipeClosed)
+    assert handler.stats()["other_type"] == 1, "what is behind is not passed over yet"
     taken = len(reader.lines())
     assert 0 < taken < 5000
     assert failed.value.done == taken + 1
@@ -178,6 +180,24 @@ def test_where_no_file_can_be_written_commands_go_one_by_one_with_a_warning(
     made.process_messages([message(1), message(2)])
     assert reader.lines() == [line(1), line(2)]
     assert any("no file of commands" in text for _, _, text in made.problems())
+    (tmp_path / "commands").unlink()
+    made.process_messages([message(3), message(4)])
+    assert made.problems() == []
+    made.close()
+
+
+class HalfPipe(CommandPipe):
+    """Writes no more than two commands a call."""
+
+    def write(self, commands: Sequence[bytes]) -> int:
+        return super().write(commands[:2])
+
+
+def test_what_one_write_did_not_take_the_next_ones_do(fifo: Path, reader: FifoReader) -> None:
+    made = NagiosCommandHandler(HalfPipe(fifo), [SERVICE])
+    made.subscribe(QUEUE)
+    made.process_messages([message(number) for number in range(5)])
+    assert reader.lines() == [line(number) for number in range(5)]
     made.close()
 
 

@@ -109,9 +109,14 @@ def test_nothing_is_consumed_until_nagios_reads_and_the_queue_is_there_all_the_s
     assert not made.reads()
     assert made.problems() == ["queue-paused"]
     reader = FifoReader(fifo)
-    made.look()
-    channel = made.deliver(message(1))
-    wait_for(lambda: not channel.unsettled)
+    with caplog.at_level(logging.INFO):
+        made.look()
+        channel = made.deliver(message(1))
+        wait_for(lambda: not channel.unsettled)
+        for _ in range(3):
+            made.look()
+            gevent.sleep(0.01)
+    assert caplog.text.count("Nagios reads") == 1
     assert reader.lines() == [line(1)]
     assert made.reads()
     assert made.problems() == []
@@ -166,21 +171,46 @@ def test_a_full_pipe_is_a_pause_too(running: Callable[..., Running], reader: Fif
 def test_a_stop_waits_for_no_room_in_the_pipe(running: Callable[..., Running], reader: FifoReader) -> None:
     made = running()
     made.handler._pipe._timeout_s = 3600.0
-    made.deliver(*(message(number, value="h;s;0;" + "x" * 5000) for number in range(20)))
+    channel = made.deliver(*(message(number, value="h;s;0;" + "x" * 5000) for number in range(20)))
     wait_for(lambda: made.handler.stats()["pipe_waits"])
     made.close()
+    assert not channel.is_open, "it ended in order"
+    written = sum(each.endswith(b"\n") for each in reader.lines())
+    assert channel.unsettled == list(range(written + 1, 21))
+
+
+def test_a_look_does_not_disturb_a_write_that_waits_for_room(
+    running: Callable[..., Running], reader: FifoReader
+) -> None:
+    made = running()
+    made.handler._pipe._timeout_s = 3600.0
+    channel = made.deliver(*(message(number, value="h;s;0;" + "x" * 5000) for number in range(20)))
+    wait_for(lambda: made.handler.stats()["pipe_waits"])
+    made.look()
+    gevent.sleep(0.01)
+    assert made.problems() == []
+
+    def read_all() -> bool:
+        reader.read()
+        return not channel.unsettled
+
+    wait_for(read_all)
+    assert channel.is_open
 
 
 def test_commands_that_come_together_go_as_one_file(
     running: Callable[..., Running], reader: FifoReader, tmp_path: Path
 ) -> None:
     made = running(CommandFiles(tmp_path / "commands"), prefetch_messages=3)
-    channel = made.deliver(message(1), message(2), message(3))
+    channel = made.deliver(message(1))
+    wait_for(lambda: not made.handler.stats()["ready"])
+    made.deliver(message(2), message(3))
     wait_for(lambda: not channel.unsettled)
     [told] = reader.lines()
     path = Path(os.fsdecode(told.split(b";")[1]))
     assert path.read_bytes() == line(1) + line(2) + line(3)
     assert made.handler.stats()["command_files"] == 1
+    assert made.problems() == []
 
 
 def test_a_nagios_that_comes_is_told_of_our_files_first_and_of_no_others(
@@ -201,6 +231,13 @@ def test_a_nagios_that_comes_is_told_of_our_files_first_and_of_no_others(
     gevent.sleep(0.01)
     assert len(reader.lines()) == 3, "once is enough while it is there"
     reader.close()
+    made.look()
+    wait_for(lambda: not made.reads())
+    successor = FifoReader(fifo)
+    made.look()
+    wait_for(made.reads)
+    assert [each.split(b";")[1] for each in successor.lines()] == [os.fsencode(path) for path in left]
+    successor.close()
 
 
 def test_files_that_nagios_does_not_read_are_a_problem(

@@ -65,6 +65,9 @@ class Consumer:
         self._on_overrun = on_overrun
         self._prefetch = prefetch
         self._held_bytes = 0
+        self._max_message_bytes = connection.max_message_bytes
+        self._is_tight = False
+        """There is no room for any message that may come."""
         self._discarding = False
         self._discarded = 0
         self._finished: set[int] = set()
@@ -76,7 +79,7 @@ class Consumer:
         self._lock = Semaphore(1)
         self._channel = connection.open_channel()
         self._id: int = self._channel.channel_id
-        self._reader = ContentReader(self._delivered, connection.max_message_bytes, self._left_out)
+        self._reader = ContentReader(self._delivered, self._max_message_bytes, self._left_out)
         self._hook: Callable[[int, bytes], None] = self._reader.frame
         connection.deliveries[self._id] = self._hook
         self._tag = f"vigiloconn-{next(_numbers)}"
@@ -134,16 +137,19 @@ class Consumer:
             finished.discard(first)
             first += 1
         self._unfinished = first
-        self._set_room()
+        if self._is_tight:
+            self._set_room()
 
     def _set_room(self) -> None:
         """Say how large a body may be to be kept."""
+        room_bytes = self._prefetch.max_bytes - self._held_bytes
+        self._is_tight = room_bytes < self._max_message_bytes
         if self._discarding:
             self._reader.max_bytes = -1
-        elif self._held_bytes:
-            self._reader.max_bytes = min(self.connection.max_message_bytes, self._prefetch.max_bytes - self._held_bytes)
+        elif self._is_tight and self._held_bytes:
+            self._reader.max_bytes = room_bytes
         else:
-            self._reader.max_bytes = self.connection.max_message_bytes
+            self._reader.max_bytes = self._max_message_bytes
 
     def flush_acks(self) -> None:
         """Settle all that is finished up to the first that is not. Raises `BusDown`.
@@ -188,7 +194,8 @@ class Consumer:
             self.ready.append(delivery)
             self._prefetch.note(len(body))
             self._held_bytes += len(body)
-            self._set_room()
+            if self._prefetch.max_bytes - self._held_bytes < self._max_message_bytes:
+                self._set_room()
             self._on_arrival()
 
     def _left_out(self, method: bytes, header: bytes, size: int) -> None:
@@ -196,7 +203,7 @@ class Consumer:
         delivery = self._take(method, header, b"")
         if self._discarding:
             return
-        if size > self.connection.max_message_bytes:
+        if size > self._max_message_bytes:
             self.finish([delivery], accepted=False)
             self._on_too_large(self, size)
             return

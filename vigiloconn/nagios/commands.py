@@ -68,21 +68,20 @@ class Translator:
                 raise BadMessage(f"type: {_what(message, 'type')}, expected a text")
             return Skip("other_type", kind)
         host = message.get("host")
-        if host is not None and not isinstance(host, str) and self._has_host is not None:
-            raise BadMessage(f"host: {_what(message, 'host')}, expected a text")
-        if self._is_elsewhere(host):
-            return Skip("other_host", str(host))
+        if host is not None and self._has_host is not None:
+            if not isinstance(host, str):
+                raise BadMessage(f"host: {_what(message, 'host')}, expected a text")
+            if not self._has_host(host):
+                return Skip("other_host", host)
         command = _text(message, "cmdname") if kind == "nagios" else _state_command(message)
         if command not in self.accepted_commands:
             return Skip("not_accepted", command)
         value = _nagios_value(message, command) if kind == "nagios" else _state_value(message, command)
-        named = value.split(";", 1)[0] if command in _SEMICOLONS_BEFORE_OUTPUT else host
-        if named != host and self._is_elsewhere(named):
-            return Skip("other_host", str(named))
+        if self._has_host is not None and command in _SEMICOLONS_BEFORE_OUTPUT:
+            named = value.split(";", 1)[0]
+            if named != host and not self._has_host(named):
+                return Skip("other_host", named)
         return _line(_timestamp(message), command, value)
-
-    def _is_elsewhere(self, host: str | None) -> bool:
-        return host is not None and self._has_host is not None and not self._has_host(host)
 
 
 def process_file(path: str, now_s: float) -> bytes:
