@@ -114,6 +114,16 @@ def test_work_that_raises_ends_with_1_and_its_traceback(once: Callable[..., Scri
     assert "RuntimeError: the work went wrong" in script.output
 
 
+@pytest.mark.parametrize("name", ["GreenletExit", "Timeout", "CancelledError"])
+def test_work_that_lets_out_what_is_no_exception_has_failed_and_is_not_called_again(
+    once: Callable[..., Script], name: str
+) -> None:
+    script = once("let_out", name)
+    script.expect(1)
+    assert script.output.count("called\n") == 1
+    assert "let_out failed" in script.output
+
+
 @pytest.mark.parametrize(("asked", "status"), [("0", 0), ("7", 1)])
 def test_an_exit_within_the_work_is_an_end_like_others(once: Callable[..., Script], asked: str, status: int) -> None:
     once("leave", asked).expect(status)

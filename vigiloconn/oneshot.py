@@ -30,6 +30,7 @@ from gevent.event import AsyncResult, Event
 from vigiloconn.client import VigiloClient
 from vigiloconn.errors import StartError
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_LOCKED, EXIT_TIMEOUT
+from vigiloconn.kit.greenlets import failure_of
 from vigiloconn.kit.lockfile import LockFile, LockHeld
 from vigiloconn.kit.timelimit import Interrupted, TimeLimit
 from vigiloconn.options import Settings
@@ -164,20 +165,23 @@ class _Work(Handler):
             self.greenlet.kill(block=False)
 
     def _call(self) -> int:
+        """Call the function and return the exit status. Whatever it lets out, it is not called again."""
         name = getattr(self._function, "__qualname__", repr(self._function))
-        try:
+        refused: list[BaseException] = []
+
+        def work() -> None:
             self._function(self.client, *self._args)
-            failed = self._answers.wait_answers()
-        except SystemExit as exc:
-            log.error("%s ended with exit status %s", name, exc.code)
-            return EXIT_FAILED if exc.code else EXIT_DONE
-        except Exception:
-            # Foreign code, and the top of the program that it is: nobody above could tell more.
-            log.error("%s failed", name, exc_info=True)
-            return EXIT_FAILED
-        for error in failed:
-            log.error("%s sent a message that was not taken: %s", name, error)
-        return EXIT_FAILED if failed else EXIT_DONE
+            refused.extend(self._answers.wait_answers())
+
+        error = failure_of(work)
+        if isinstance(error, SystemExit):
+            log.error("%s ended with exit status %s", name, error.code)
+            return EXIT_FAILED if error.code else EXIT_DONE
+        if error is not None:
+            log.error("%s failed", name, exc_info=error)
+        for refusal in refused:
+            log.error("%s sent a message that was not taken: %s", name, refusal)
+        return EXIT_FAILED if error is not None or refused else EXIT_DONE
 
 
 class _Answer(AsyncResult):  # type: ignore[type-arg]  # not subscriptable when it runs

@@ -8,6 +8,7 @@ monkey.patch_all()
 import logging
 import signal
 import sys
+from asyncio import CancelledError
 from pathlib import Path
 
 import gevent
@@ -47,6 +48,12 @@ def look_at_refusal(client: VigiloClient, exchange: str) -> None:
 
 def fail(client: VigiloClient) -> None:
     raise RuntimeError("the work went wrong")
+
+
+def let_out(client: VigiloClient, name: str) -> None:
+    """End by something that is no `Exception`."""
+    print("called", flush=True)
+    raise {"GreenletExit": gevent.GreenletExit, "Timeout": gevent.Timeout, "CancelledError": CancelledError}[name]
 
 
 def leave(client: VigiloClient, status: str) -> None:
