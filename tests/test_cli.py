@@ -121,6 +121,13 @@ def test_check_connects_to_nothing_and_makes_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["settings.ini"]
 
 
+def test_name_in_an_error_can_not_move_the_terminals_cursor() -> None:
+    done = call("check", "nagios", "--config", "/nonexistent/\x1b[2Jfile")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr
+    assert r"/nonexistent/\x1b[2Jfile" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_password_that_all_users_can_read_is_said_and_no_error(tmp_path: Path, command: str) -> None:
     (tmp_path / "mine.py").write_text("def make(settings, supervisor):\n    supervisor.stop(0)\n")

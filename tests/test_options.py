@@ -422,6 +422,14 @@ def test_a_policy_for_one_type_leaves_the_others_as_they_were() -> None:
     assert [conn.when_unroutable_for(kind) for kind in ("perf", "event")] == ["drop", "park"]
 
 
+def test_names_and_paths_are_taken_up_to_their_last_byte_and_quotes_around_nothing_are_nothing() -> None:
+    path = "/" + "x" * 106
+    settings = parse(f"[bus]\nqueue = {'q' * 255}\n[connector-nagios]\nlisten_unix = {path}\nnagios_pipe = \"\"\n")
+    assert settings.bus.queue == "q" * 255
+    assert settings.nagios.listen_unix == path
+    assert settings.nagios.nagios_pipe is None
+
+
 def test_an_empty_socket_path_means_no_socket() -> None:
     assert parse("[connector-nagios]\nlisten_unix =\n").nagios.listen_unix is None
 
@@ -530,7 +538,7 @@ def test_comments_stand_behind_all_kinds_of_values() -> None:
         """
         [bus] # see [connector]
         hosts = a, b:5673, # the second one
-            c # the third
+            'c' # the third
         [publications]
         perf = perf:60 # a minute
         [connector-x] # ours
@@ -674,6 +682,7 @@ def test_an_unknown_level_is_an_error() -> None:
         ("keys = root,twisted,", "keys = twisted", "[loggers] keys: expected root in the list"),
         ("level = INFO", "level = LOUD", "[logger_root] level: expected DEBUG,"),
         ("handlers = file,", "handlers = syslog", "[logger_root] handlers: 'syslog' is not among the keys"),
+        ("class = FileHandler", "class = Formatter", "[handler_file] class: expected a class of logging handlers"),
         ("class = FileHandler", "class = NoHandler", "[handler_file] class: expected a class of logging handlers"),
         ("formatter = lines", "formatter = no", "[handler_file] formatter: 'no' is not among the keys"),
         ("args = ('", "args = (((", "[handler_file] args: expected a Python expression"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from vigiloconn.kit.escape import printable
+
 #: Stopped in order, or all is as asked for.
 EXIT_DONE = 0
 #: Could not do its work: socket or journal in use, broker away or refusing, too many crashes.
@@ -16,9 +18,13 @@ EXIT_TIMEOUT = 3
 EXIT_LOCKED = 4
 
 
+_MAX_CHARS = 2000
+
+
 def say(text: object, program: str = "vigilo-connector") -> None:
-    """Print `text` for the operator, on one line."""
-    print(f"{program}: {' '.join(line.strip() for line in str(text).splitlines())}", file=sys.stderr)
+    """Print `text` for the operator, on one line. What does not print in it is escaped: names come from anywhere."""
+    line = " ".join(part.strip() for part in str(text).splitlines())
+    print(f"{program}: {printable(line, _MAX_CHARS)}", file=sys.stderr)
 
 
 def fail(text: object, status: int, program: str = "vigilo-connector") -> int:
