@@ -52,6 +52,6 @@ def test_message_that_can_not_be_handled_is_told_of_in_one_line(caplog: pytest.L
 
 
 def test_row_that_is_no_message_is_told_of_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (record,) = readable([StoredRecord(1, f'{{"type": 5, "x": "{FORGED}"'.encode(), 0.0)])
+    (record,) = readable([StoredRecord(1, f'{{"type": 5, "x": "{FORGED}"'.encode(), 0.0, None)])
     assert record.key is UNREADABLE
     assert_one_line_each(caplog)

@@ -283,7 +283,7 @@ def test_greedy_writers_do_not_starve_the_loop(running: Running) -> None:
     ends.set()
     gevent.joinall(writers, timeout=DEADLINE_S)
     # A loop that one connection keeps to itself lets a timer through a few times at most.
-    assert ticks > 20
+    assert ticks > 10
 
 
 # --- sync ----------------------------------------------------------------------------------------------------------
