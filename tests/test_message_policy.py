@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -206,6 +207,30 @@ def test_timers_run_while_one_delivery_holds_more_than_a_turn_of_work(bus: Calla
     watching.kill()
     assert len(set(turns)) > 3
     assert made.handler.done == list(range(50_000))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_timers_run_while_more_deliveries_wait_than_a_turn_has_time_for(bus: Callable[..., Bus], kind: Any) -> None:
+    made = bus(kind, prefetch_messages=65535)
+    turns: list[int] = []
+
+    def work(message: dict[str, Any]) -> None:
+        end_s = time.monotonic() + 0.00001
+        while time.monotonic() < end_s:
+            pass
+
+    def watch() -> None:
+        while True:
+            turns.append(len(made.handler.done))
+            gevent.sleep(0.001)
+
+    made.handler.on_message = work
+    made.deliver(*({"n": number} for number in range(10_000)))
+    watching = gevent.spawn(watch)
+    made.wait_settled()
+    watching.kill()
+    assert len(set(turns)) > 5
+    assert made.handler.done == list(range(10_000))
 
 
 # --- failures -------------------------------------------------------------------------------------------------------

@@ -206,7 +206,10 @@ class MessageHandler(Handler):
     def _work(self, deliveries: Sequence[Delivery]) -> None:
         """Bring these deliveries to their ends, in order; leave them at a stop, or when the broker has them back."""
         hand = InHand(deliveries, self._open)
-        self._turn_ends_s = time.monotonic() + _TURN_S
+        now_s = time.monotonic()
+        if now_s > self._turn_ends_s:
+            # It ended while there was nothing to do. One that has not goes on: what comes next may be here at once.
+            self._turn_ends_s = now_s + _TURN_S
         while (head := hand.head) is not None and not self._must_leave(head) and self._step(hand, head):
             if time.monotonic() > self._turn_ends_s:
                 # Not 0: that would let other greenlets run, and no timer.
