@@ -149,7 +149,7 @@ def test_lost_connection_tells_nothing_and_what_has_no_answer_can_be_asked_for(r
     assert rig.closed == []
     with pytest.raises(BusDown):
         rig.send("h")
-    # It may have been written: whoever asks must hear of it.
+    # It may have been written: a caller that asks must hear of it.
     assert rig.unanswered == "acdefgh"
 
 

@@ -717,7 +717,7 @@ def test_broker_is_asked_once_in_a_silence_whether_it_reads_while_others_wait() 
         rig.wait(1)
         rig.connection.heard_at = rig.clock.now
     assert pings(rig) == 1
-    # It reads: what is unanswered is the exchange's own affair.
+    # It reads: what is unanswered is the exchange's own concern.
     assert rig.connection.lost is None
     rig.ack("event")
     rig.accept(1, "event")
@@ -734,7 +734,7 @@ def test_connection_that_the_broker_has_stopped_reading_is_replaced_for_the_othe
     connection.is_read = False
     rig.wait(2)
     rig.wait(5)
-    # Nothing was heard: it may be dead, which is the heartbeat's affair.
+    # Nothing was heard: it may be dead, which is the heartbeat's concern.
     assert connection.lost is None
     connection.heard_at = rig.clock.now
     rig.wait(1)

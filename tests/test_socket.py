@@ -704,7 +704,7 @@ def test_writers_that_would_take_the_last_descriptors_are_refused_and_the_others
         writers[0].sendall(line(1) + b"sync|t\n")
         writers[0].shutdown(socket.SHUT_WR)
         assert read_all(writers[0]) == b"synced|t\n"
-        # Whoever comes when there is room again is served.
+        # A writer that comes when there is room again is served.
         for writer in writers:
             writer.close()
         wait_until(lambda: running.stat("connections") == 0)

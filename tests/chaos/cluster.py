@@ -13,7 +13,7 @@ from tests.support.rabbit import RabbitNode
 from tests.support.wait import wait_until
 
 SIZE = 3
-#: How long a majority may take to find a leader for each queue; it is the brokers' affair.
+#: How long a majority may take to find a leader for each queue; that is up to the brokers.
 _ELECTION_S = 120.0
 _ANSWER_S = 3.0
 

@@ -19,7 +19,7 @@ def can_mount() -> bool:
 
 
 class SmallDisk:
-    """A file system of some megabytes at `path`. A context manager that takes it away, whoever still uses it."""
+    """A file system of some megabytes at `path`. A context manager that takes it away, also while it is in use."""
 
     def __init__(self, path: Path, size_mb: int) -> None:
         self.path = path

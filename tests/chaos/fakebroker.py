@@ -17,7 +17,7 @@ _END = b"\xce"
 _FRAMES = 60
 #: A body or a frame that never ends, as far as a case has time for it.
 _LONG_BYTES = 1 << 20
-#: A client that says nothing for so long waits for us.
+#: A client that says nothing for this time waits for us.
 _PATIENCE_S = 0.05
 
 Method = tuple[int, int]

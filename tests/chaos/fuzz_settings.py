@@ -35,7 +35,7 @@ def case(chance: random.Random) -> int:
 
 
 def _check(error: str) -> None:
-    # One that does not say which file is of no use to whoever has to mend it.
+    # One that does not say which file is of no use to the one who has to mend it.
     assert "settings.ini" in error, f"no file in the error: {error}"
     assert "\n" not in error, f"more than one line: {error!r}"
 

@@ -77,7 +77,7 @@ PIPING = (
 )
 
 POINTS: tuple[Point, ...] = PUBLISHING + IN_TROUBLE + STARTING + STOPPING + CONSUMING + PIPING
-#: Where a slow disk holds a transaction up: in it, so that whoever else wants the file waits too.
+#: Where a slow disk holds a transaction up: in it, so that others who want the file wait too.
 SLOW_COMMIT = Point("slow disk", "after", f"{_ROWS}.save")
 
 

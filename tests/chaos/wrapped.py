@@ -54,7 +54,7 @@ def watch_loop(controls: Controls) -> Any:
         nonlocal seen_s
         seen_s = math.inf
 
-    # Whoever was stopped has not stalled.
+    # A process that was stopped has not stalled.
     signal.signal(signal.SIGCONT, forgive)
     timer.start(look)
     return timer

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.chaos.lines import Line, make_line
 from tests.support.connector import Writer
 
-#: A writer that gets no answer for so long begins a new connection; what it asked for is no obligation.
+#: A writer that gets no answer for this time begins a new connection; what it asked for is no obligation.
 _ANSWER_S = 60.0
 _RECONNECT_S = 0.05
 

@@ -1,6 +1,6 @@
 """The bus's side of the flow: takes messages in order, sends them within a window, tells what is done.
 
-Knows routes and the window. What an answer of the broker means for one exchange is the outlet's affair.
+Knows routes and the window. What an answer of the broker means for one exchange is the outlet's to know.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 _WINDOW_BYTES = 4 << 20
 #: Messages are taken when at least this many fit, or a full window would be topped up one by one.
 _MIN_TAKE = 100
-#: An exchange that answers nothing for so long, while another does, steps aside once the window is full: what is behind
-#: it may be for others. Where none answers, or there is no other, it has until `confirm_timeout`.
+#: An exchange that answers nothing for this time, while another does, steps aside once the window is full: what is
+#: behind it may be for others. Where none answers, or there is no other, it has until `confirm_timeout`.
 _SILENT_S = 2.0
-#: An exchange that answers nothing for so long is a problem, be it alone.
+#: An exchange that answers nothing for this time is a problem, even alone.
 _SILENT_TOLD_S = 10.0
-#: A broker that lives, and for so long has neither confirmed anything nor read what it was asked, has stopped reading.
+#: A broker that lives, and for this time has neither confirmed nor read what it was asked, has stopped reading.
 _UNREAD_S = 5.0
 #: How long the stop waits for confirms.
 _STOP_CONFIRM_S = 1.5

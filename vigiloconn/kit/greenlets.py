@@ -21,7 +21,7 @@ class Escaped(VigiloError):
 
 
 class Job(Greenlet):  # type: ignore[type-arg]  # not subscriptable when it runs
-    """A greenlet that ends by `Ended` when it is killed, whoever does it, and fails by an `Exception` else."""
+    """A greenlet that ends by `Ended` when anybody kills it, and fails by an `Exception` else."""
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         super().__init__(_run, function, args)

@@ -450,7 +450,7 @@ class Outlet:
         self._books = self._publisher.ledger
 
     def _fresh_delays(self) -> Iterator[float]:
-        # Whoever mended an exchange expects it to be found within two heartbeats.
+        # An operator who mended an exchange expects it to be found within two heartbeats.
         return backoff_delays(1.0, min(60.0, self._settings.bus.heartbeat_s))
 
 

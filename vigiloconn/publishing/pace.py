@@ -9,7 +9,7 @@ from __future__ import annotations
 
 #: What a broker takes on one channel, whatever becomes of it.
 _FIRST_MESSAGES = 200
-#: Nothing answered for so long while something is on its way: it may be that nothing will be.
+#: Nothing answered for this time while something is on its way: it may be that nothing will be.
 _PAUSE_S = 0.5
 
 
