@@ -158,7 +158,7 @@ class Outlet:
         if not self.queue:
             self._channels.leave(self)
             return 0
-        limit = min(_BUFFER_MESSAGES, self._pace.room(self.outstanding, self.unanswered_s))
+        limit = min(_BUFFER_MESSAGES, self._pace.room(self.outstanding, self._clock() - self.heard_at))
         if limit <= 0:
             return 0
         if self._is_alone():
