@@ -145,13 +145,13 @@ def test_held_messages_go_before_newer_ones_once_one_was_taken() -> None:
     assert rig.ack() == [1]
     assert rig.state() is State.DRAINING
     rig.accept(1)
-    assert rig.unanswered() == [2, 3, 4, 5, 6, 7]
+    assert rig.unanswered() == [2, 3, 4, 5, 6]
     rig.ack()
     assert rig.state() is State.OPEN
+    assert rig.unanswered() == [7]
+    rig.ack()
     assert rig.journal.is_empty
     assert rig.publisher.problems() == []
-    rig.accept(1)
-    assert rig.unanswered() == [8]
 
 
 def test_held_messages_are_read_in_pages_and_none_is_missed_that_is_held_meanwhile() -> None:
@@ -316,6 +316,93 @@ def test_message_that_is_put_back_below_a_page_on_its_way_goes_before_it() -> No
         rig.ack()
     assert rig.journal.is_empty
     assert ids(rig.channel().published) == [1, 2, 3, 4]
+
+
+def draining(count: int, newer: int) -> Rig:
+    """Return a rig that drains `count` held messages, while newer ones wait in the journal; its window is 100."""
+    rig = Rig("window = 100")
+    rig.connect()
+    rig.accept(count)
+    rig.channel().close_by_broker(404)
+    rig.wait(1)
+    rig.ack()
+    assert rig.state() is State.DRAINING
+    assert rig.publisher.outlets["event"].held_count == count - 1
+    rig.journal.accept(newer)
+    return rig
+
+
+def test_held_messages_grow_fewer_however_many_newer_ones_there_are() -> None:
+    rig = draining(3000, newer=3000)
+    taken = 0
+    while rig.state() is State.DRAINING:
+        taken += len(rig.ack())
+        # Half as many as went, and what the window holds.
+        assert rig.publisher.outlets["event"].held_count <= 3000 - taken / 2
+    while not rig.journal.is_empty:
+        rig.ack()
+    assert ids(rig.channel().published) == list(range(1, 6001))
+
+
+def test_others_pass_while_many_held_messages_drain() -> None:
+    rig = draining(3000, newer=500)
+    rig.accept(1, "state")
+    while "state" not in rig.publisher.outlets or not rig.publisher.outlets["state"].outstanding:
+        rig.ack()
+    assert rig.state("event") is State.DRAINING
+
+
+def test_few_held_messages_are_waited_for_and_nothing_more_is_held() -> None:
+    rig = held(5)
+    rig.wait(1)
+    rig.ack()
+    rig.accept(50)
+    assert sorted(rig.journal.held) == [2, 3, 4, 5]
+    rig.ack()
+    assert rig.state() is State.OPEN
+    assert rig.unanswered() == list(range(6, 56))
+
+
+@pytest.mark.parametrize("how", ["refused", "lost"])
+def test_newer_messages_that_wait_for_a_draining_exchange_are_held_when_it_stops(how: str) -> None:
+    rig = held(5)
+    rig.wait(1)
+    rig.ack()
+    rig.accept(3)
+    if how == "refused":
+        rig.channel().close_by_broker(404)
+    else:
+        rig.client.lose()
+    assert sorted(rig.journal.held) == [2, 3, 4, 5, 6, 7, 8]
+    if how == "lost":
+        rig.connect()
+    rig.wait(60)
+    rig.ack()
+    while not rig.journal.is_empty:
+        rig.ack()
+    assert ids(rig.connection.published)[-7:] == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_draining_exchange_that_falls_silent_leaves_the_window_to_others() -> None:
+    rig = Rig("window = 10")
+    rig.connect()
+    rig.accept(1, "state")
+    rig.ack("state")
+    rig.accept(5, "event")
+    rig.channel("event").close_by_broker(404)
+    rig.wait(1)
+    rig.ack("event")
+    rig.accept(20, "event")
+    rig.accept(1, "state")
+    rig.wait(1.9)
+    assert rig.unanswered("state") == []
+    rig.wait(0.1)
+    assert rig.ack("state") == [27]
+    assert rig.state("event") is State.DRAINING
+    rig.ack("event")
+    while not rig.journal.is_empty:
+        rig.ack("event")
+    assert ids(rig.channel("event").published) == list(range(2, 27))
 
 
 # --- returned, parked, expired -------------------------------------------------------------------------------------

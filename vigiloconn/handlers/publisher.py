@@ -231,7 +231,7 @@ class BusPublisher(Handler):
             self._connection.abort("the publisher was restarted")
             self.connection_lost()
         for outlet in self.outlets.values():
-            outlet.queue.clear()
+            outlet.forget_added()
         for record in self.ledger.unfinished():
             self._outlet(record.key.type).add(record)
 
@@ -278,8 +278,9 @@ class BusPublisher(Handler):
                 return
 
     def _unanswered(self) -> list[Outlet]:
-        """Return the outlets that have something on its way in the window."""
-        return [outlet for outlet in self.outlets.values() if outlet.state is State.OPEN and outlet.outstanding]
+        """Return the outlets that have a part of the window, and something on its way."""
+        in_window = [outlet for outlet in self.outlets.values() if outlet.state is State.OPEN or outlet.behind]
+        return [outlet for outlet in in_window if outlet.outstanding]
 
     def _may_be_silent_s(self, outlet: Outlet) -> float:
         """Return for how long an outlet may keep its part of a full window without an answer."""

@@ -36,6 +36,9 @@ _BUFFER_BYTES = 256 << 10
 _REFUSED_CODES = (403, 404)
 #: What was read back may be younger than it looks, by this much: times are kept for a second's messages together.
 _AGE_SLACK_S = 1.0
+#: While an exchange drains, newer messages are held at half the rate at which held ones go, so that this ends; and not
+#: at all once so few are held.
+_FEW_HELD = 1000
 
 
 class Publisher(Protocol):
@@ -81,6 +84,8 @@ class Outlet:
         self.state = State.HELD if held_count else State.OPEN
         self.reason = "messages were held when the connector stopped" if held_count else ""
         self.queue: deque[Record] = deque()
+        self.behind: deque[Record] = deque()
+        """Messages of the main table that wait for the held ones of a draining exchange."""
         self.channel: ConfirmChannel[Token] | None = None
         self._settings = settings
         self._journal = journal
@@ -97,6 +102,7 @@ class Outlet:
         self._suspicion = Suspicion()
         self._delays = self._fresh_delays()
         self._probe_at = 0.0
+        self._may_hold = 0.0
         self._pace = Pace()
         self.heard_at = 0.0
         """When the broker last answered, or something was sent while nothing was unanswered."""
@@ -132,8 +138,15 @@ class Outlet:
         """Take a message of the main table: into the queue, or behind those that are held."""
         if self.state is State.OPEN:
             self.queue.append(record)
+        elif self.state is State.DRAINING:
+            self.behind.append(record)
         else:
             self._hold([record])
+
+    def forget_added(self) -> None:
+        """What was added is added again."""
+        self.queue.clear()
+        self.behind.clear()
 
     def deadline(self) -> float | None:
         """Return when `step` has something to do by itself (seconds of the clock), None when it has not."""
@@ -155,6 +168,7 @@ class Outlet:
             self._begin_with_held()
         if self.state is not State.OPEN:
             self._read_held()
+            self._hold_some_behind()
         if not self.queue:
             self._channels.leave(self)
             return 0
@@ -178,6 +192,9 @@ class Outlet:
 
     def step_aside(self) -> None:
         """Give the window to others: nothing was answered for long."""
+        if self.state is State.DRAINING:
+            self._hold_behind(len(self.behind))
+            return
         log.warning(
             "exchange %s: silent: %d messages unanswered for %.1f s; further ones are held until it answers",
             self.exchange, self.outstanding, self.unanswered_s,
@@ -309,6 +326,8 @@ class Outlet:
 
     def _move_on(self, records: Sequence[Record], is_taken: bool) -> None:
         self._suspicion.finished(records[-1].id)
+        if self.behind:
+            self._may_hold += len(records) / 2
         if self._batches.is_on:
             self._batches.finished(records)
         if is_taken:
@@ -410,6 +429,7 @@ class Outlet:
             )
         self._move(event)
         self.reason = reason
+        self._hold_behind(len(self.behind))
 
     def _hold_back(self, records: list[Record]) -> None:
         """Hold what was refused or not sent. What is on its way may still be confirmed, but takes no more room."""
@@ -427,6 +447,17 @@ class Outlet:
             self._publisher.ledger.hand_over(records)
             self._late.hand_over(records)
 
+    def _hold_some_behind(self) -> None:
+        """Make room for others in the window, where many are held; else it is not for long."""
+        if self.behind and self._held.count > _FEW_HELD and (messages := int(min(self._may_hold, len(self.behind)))):
+            self._may_hold -= messages
+            self._hold_behind(messages)
+
+    def _hold_behind(self, messages: int) -> None:
+        if messages:
+            self._hold([self.behind.popleft() for _ in range(messages)])
+            self._publisher.made_room()
+
     def _begin_with_held(self) -> None:
         if self.state is State.SILENT:
             log.info("exchange %s: answers again, %d held messages go first", self.exchange, self.held_count)
@@ -434,6 +465,7 @@ class Outlet:
         else:
             self._move(Event.DUE)
         self._books = self._held
+        self._may_hold = 0.0
         self.queue = deque(self._held.begin())
 
     def _read_held(self) -> None:
@@ -448,6 +480,7 @@ class Outlet:
         self._move(Event.EMPTIED)
         self.reason = ""
         self._books = self._publisher.ledger
+        self.queue, self.behind = self.behind, deque()
 
     def _fresh_delays(self) -> Iterator[float]:
         # An operator who mended an exchange expects it to be found within two heartbeats.
