@@ -650,6 +650,9 @@ def test_what_was_kept_at_the_bound_is_done_first_and_then_fewer_messages_are_as
     assert not channel.is_open
     assert one.channel.prefetch_messages == 2
     assert [each.tag for each in channel.settlements] == [2]
+    one.channel.deliver(b"x" * 400)
+    one.subscriber.finish(one.take(1))
+    assert one.channel.unsettled == [], "with so few ahead the broker waits for each acknowledgement"
 
 
 def test_the_count_grows_again_when_messages_are_small_and_nothing_is_given_back_for_it(

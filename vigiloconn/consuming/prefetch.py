@@ -29,13 +29,18 @@ class Prefetch:
         self.messages = max(1, min(self.messages - 1, self.max_bytes // self._largest_bytes))
         self._restart()
 
+    @property
+    def is_due(self) -> bool:
+        """True when enough has come to ask `grow`."""
+        return self._seen >= self._max_messages
+
     def grow(self) -> bool:
         """Allow more again, where the latest messages are small enough. Returns whether it did.
 
         They have to be as many as may be allowed at all: a few small ones among large ones prove nothing. There is
         to be room for twice the largest, so that the count does not go up and down.
         """
-        if self._seen < self._max_messages:
+        if not self.is_due:
             return False
         fitting = min(self._max_messages, self.max_bytes // (2 * self._largest_bytes))
         self._restart()

@@ -74,7 +74,6 @@ class QueueSubscriber:
         self._clock = clock
         self._gather_s = gather_s
         self._on_left = on_left
-        self._ack_every = max(1, min(_MAX_UNACKNOWLEDGED, prefetch_messages // 4))
         self._connection: Connection | None = None
         self._consumer: Consumer | None = None
         self._left: list[Consumer] = []
@@ -166,11 +165,12 @@ class QueueSubscriber:
             self.acknowledged += len(own)
         else:
             self.rejected += len(own)
-        if consumer.unacknowledged >= self._ack_every:
+        # A broker that may send few ahead waits for each acknowledgement.
+        if consumer.unacknowledged >= min(_MAX_UNACKNOWLEDGED, max(1, self._prefetch.messages // 4)):
             self._flush(consumer)
         else:
             self._flush_soon(consumer)
-        if consumer.is_winding_down and consumer.is_idle:
+        if consumer.is_idle if consumer.is_winding_down else self._prefetch.is_due:
             self._wake.set()
 
     def drain(self, timeout_s: float) -> None:
