@@ -7,14 +7,19 @@ import logging
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import gevent
 import pytest
 from amqp import spec
+from gevent import socket
 
 from tests.support.fakebroker import FakeBroker, Session, black_hole, method, until
+from tests.support.journals import KEY, body
 from vigiloconn.client import VigiloClient
+from vigiloconn.connectors import parts
 from vigiloconn.errors import LeaveBroker
+from vigiloconn.interfaces import Batch
 from vigiloconn.options import parse_settings
 from vigiloconn.supervisor import Handler, Supervisor
 
@@ -176,6 +181,46 @@ def test_broker_that_owes_answers_has_proved_nothing_however_long_it_lives(broke
         assert not proved
         rig.handler.owed = 0
         until(lambda: proved, "some time without")
+
+
+def test_broker_that_confirms_nothing_is_left_for_the_next_which_gets_all_of_it(
+    broker: FakeBroker, tmp_path: Path
+) -> None:
+    with FakeBroker() as mute:
+        mute.is_confirming = False
+        settings = parse_settings(
+            f"[bus]\nhosts = {mute.address}, {broker.address}\nconfirm_timeout = 1\nmax_reconnect_delay = 0.1\n"
+            f"[connector]\nbackup_file = {tmp_path}/backup.sqlite\n"
+        )
+        supervisor = Supervisor()
+        provider = parts.add_journal(settings, supervisor)
+        main = gevent.spawn(supervisor.run)
+        bodies = [body(number) for number in range(20)]
+        provider.put(Batch([(KEY, one) for one in bodies], sum(map(len, bodies))))
+        until(lambda: len(broker.bodies) == 20, "the messages on the second broker")
+        assert mute.bodies == broker.bodies == bodies
+        assert len(mute.sessions) == 1
+        until(lambda: provider.stats()["backup"] == 0, "the journal is empty")
+        supervisor.stop()
+        main.join(timeout=20)
+        assert main.value == 0
+
+
+def test_dead_broker_costs_the_other_one_no_delay(broker: FakeBroker) -> None:
+    def drops_the_first(session: Session) -> None:
+        session.shake_hands()
+        if len(broker.sessions) > 1:
+            session.serve()
+
+    broker.script = drops_the_first
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{dead.getsockname()[1]}"
+        rig = Rig(f"{address}, {broker.address}")
+        tried = _attempts(rig)
+        with running(rig):
+            until(lambda: rig.client.connections == 2 and rig.connected_to, "its second connection")
+    assert tried == [address] * 3 + [broker.address] * 2
 
 
 def _hung_up(rig: Rig, session: Session) -> None:
