@@ -27,6 +27,7 @@ from vigiloconn.bus.inbound import FRAME_MAX
 from vigiloconn.consuming.channel import Consumer
 from vigiloconn.consuming.prefetch import Prefetch
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel
+from vigiloconn.kit.turns import Turns
 from vigiloconn.options import parse_settings
 
 #: Tables, their length included.
@@ -309,7 +310,7 @@ class Endless:
         self.greenlet: Any = None
         connection = talk.connection
         connection._clock = lambda: self.now_s
-        connection._turn_began_s = self.now_s
+        connection._turns = Turns(connection._clock)
         connection._library.transport.sock = self
         self._feed = connection._frames.feed
         connection._frames.feed = self._handle  # type: ignore[method-assign]

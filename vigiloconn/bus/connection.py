@@ -28,6 +28,7 @@ from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel, Setti
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.kit.escape import printable
 from vigiloconn.kit.traces import again
+from vigiloconn.kit.turns import Turns
 from vigiloconn.options import BusSettings
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,6 @@ log = logging.getLogger(__name__)
 Dial = Callable[[Endpoint, float], socket.socket]
 
 _READ_BYTES = 65536
-#: How long the reader may keep the loop to itself while there is always more to read, and how long it then stands back.
-#: The pause must be positive: after `sleep(0)` timers may starve.
-_TURN_S = 0.002
-_PAUSE_S = 0.0001
 #: Two octets each of class and method, eight of delivery tag, one of bits.
 _CONFIRM_SIZE = 13
 _ACK = b"\x00\x3c\x00\x50"
@@ -104,7 +101,8 @@ class BusConnection:
         """The greenlet that is in `connect()`."""
         self._lost: BusDown | None = None
         self._closing = False
-        self._heard_at = self._wrote_at = self._turn_began_s = clock()
+        self._heard_at = self._wrote_at = clock()
+        self._turns = Turns(clock)
         self._frames = FrameSplitter(self._dispatch)
         self._library = self._make_library_connection()
 
@@ -292,13 +290,10 @@ class BusConnection:
         data = self._library.transport.sock.recv(_READ_BYTES)
         if not data:
             raise OSError("closed by the peer")
-        self._heard_at = now_s = self._clock()
-        if now_s - asked_s > _PAUSE_S:
-            self._turn_began_s = now_s
+        self._heard_at = self._clock()
+        self._turns.waited_since(asked_s)
         self._frames.feed(data)
-        if self._clock() - self._turn_began_s > _TURN_S:
-            gevent.sleep(_PAUSE_S)
-            self._turn_began_s = self._clock()
+        self._turns.stand_back()
 
     def _dispatch(self, kind: int, channel_id: int, buffer: bytes, start: int, stop: int) -> None:
         """Handle one frame, whose payload is `buffer[start:stop]`."""
