@@ -17,6 +17,7 @@ Everything happens on the caller's greenlet, inside the call that makes it happe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import pack, unpack_from
@@ -335,6 +336,9 @@ class ScriptedChannel:
 class ScriptedConnection:
     """A connection as `vigiloconn.interfaces.Connection` has it, and the broker at its other end."""
 
+    #: What `open_channel` makes.
+    channel_type = ScriptedChannel
+
     def __init__(
         self,
         *,
@@ -387,7 +391,7 @@ class ScriptedConnection:
             raise refusal
         # The lowest free number, as py-amqp does: a closed channel's number comes again.
         number = next(each for each in range(1, self._max_channels + 1) if each not in self.channels)
-        channel = self.channels[number] = ScriptedChannel(self, number)
+        channel = self.channels[number] = self.channel_type(self, number)
         self.opened.append(channel)
         return channel
 
@@ -469,12 +473,12 @@ class Sent:
 
 class ScriptedClient:
     """A client as `vigiloconn.interfaces.Client` has it: tells its handlers what the test makes happen, in the order
-    in which `VigiloClient` does."""
+    in which `VigiloClient` does. `clock` gives monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         # What the parts see.
         self.connection: ScriptedConnection | None = None
-        self.channels = ChannelPool()
+        self.channels = ChannelPool(clock)
         self.last_error: BusDown | BusRefused | None = None
         self.has_others = False
         # What the test sees.
