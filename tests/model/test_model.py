@@ -1,0 +1,173 @@
+"""One model of journal, publisher and outlets: whatever happens, in whatever order, the promise holds.
+
+Hypothesis chooses what happens; after every step a ledger of the test's own is held against the file, the counters
+and the wire; at the end all is healed, and every message must have ended in one of the four ways. `make test` draws
+the same examples each time. Free ones by hand, as many as wanted:
+
+    MODEL_EXAMPLES=5000 MODEL_STEPS=60 pytest tests/model/test_model.py
+
+A failure prints the steps that lead to it. `world.EXCLUDED` names faults that are known and kept out of its way.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.model.core import IN_CYCLE, IN_PUMP
+from tests.model.world import ASIDES, KINDS, LARGE, POISON, UNSENDABLE, UNWANTED, World
+
+FREE = "MODEL_EXAMPLES" in os.environ
+
+numbers = st.integers(0, 7)
+traits = st.sampled_from(["", "", "", "", "", "", "", POISON, UNWANTED, UNSENDABLE, LARGE])
+messages = st.lists(st.tuples(st.sampled_from(sorted(KINDS)), traits), min_size=1, max_size=6)
+perf = st.lists(st.tuples(st.just("perf"), st.just("")), min_size=1, max_size=2)
+
+
+def while_running(machine: Model) -> bool:
+    return machine.world.core.is_running
+
+
+def while_answers_are_due(machine: Model) -> bool:
+    return any(channel.unanswered for channel in machine.world.core.channels)
+
+
+class Model(RuleBasedStateMachine):
+    """All that may happen to a connector. What hinders it has few rules, that something goes on in between."""
+
+    world: World
+
+    @initialize(
+        window=st.sampled_from([1, 4, 8, 30]), batch_send_perf=st.sampled_from([1, 3]),
+        memory_messages=st.sampled_from([1, 4, 12]), journal_max_messages=st.sampled_from([15, 1000, 1000]),
+        durability=st.sampled_from(["journal", "journal", "overflow"]),
+    )  # fmt: skip
+    def begin(self, **chosen: object) -> None:
+        self.world = World(**chosen)  # type: ignore[arg-type]
+
+    # -- writers and the crank
+
+    @precondition(while_running)
+    @rule(writer=st.integers(0, 2), chosen=messages | perf, wants_answer=st.booleans(), then_turn=st.booleans())
+    def put(self, writer: int, chosen: list[tuple[str, str]], wants_answer: bool, then_turn: bool) -> None:
+        self.world.put(*chosen, writer=writer, wants_answer=wants_answer)
+        if then_turn:
+            self.world.turn()
+
+    @precondition(while_running)
+    @rule()
+    def turn(self) -> None:
+        self.world.turn()
+
+    @precondition(lambda self: self.world.core.is_running and self.world.core.is_cycle_due())
+    @rule()
+    def cycle(self) -> None:
+        self.world.cycle()
+
+    @precondition(lambda self: self.world.core.is_running and self.world.core.is_pump_due())
+    @rule()
+    def pump(self) -> None:
+        self.world.pump()
+
+    @precondition(while_running)
+    @rule(seconds=st.sampled_from([0.2, 1.1, 5.0, 35.0]))
+    def advance(self, seconds: float) -> None:
+        self.world.advance(seconds)
+        self.world.turn()
+
+    # -- answers
+
+    @precondition(while_answers_are_due)
+    @rule(number=numbers, multiple=st.booleans())
+    def ack(self, number: int, multiple: bool) -> None:
+        self.world.answer(number, multiple=multiple)
+
+    @precondition(while_answers_are_due)
+    @rule(then_turn=st.booleans())
+    def ack_all(self, then_turn: bool) -> None:
+        self.world.ack_all()
+        if then_turn:
+            self.world.turn()
+
+    @precondition(while_answers_are_due)
+    @rule(number=numbers, multiple=st.booleans())
+    def nack(self, number: int, multiple: bool) -> None:
+        self.world.answer(number, multiple=multiple, acked=False)
+
+    @precondition(while_answers_are_due)
+    @rule(number=numbers, confirm=st.booleans())
+    def return_(self, number: int, confirm: bool) -> None:
+        self.world.return_(number, confirm=confirm)
+
+    @precondition(while_answers_are_due)
+    @rule(number=numbers, code=st.sampled_from([403, 404, 406, 311]), taken=st.integers(0, 3))
+    def close_channel(self, number: int, code: int, taken: int) -> None:
+        self.world.close_channel(number, code, taken)
+
+    # -- bad weather
+
+    @precondition(while_running)
+    @rule(point=st.sampled_from(IN_PUMP + IN_CYCLE), aside=st.sampled_from(ASIDES), number=numbers)
+    def meanwhile(self, point: str, aside: str, number: int) -> None:
+        self.world.meanwhile(point, aside, number)
+
+    @precondition(while_running)
+    @rule(kind=st.sampled_from(["lose", "lose", "close", "block", "fill", "fill"]), number=st.integers(0, 3))
+    def hinder(self, kind: str, number: int) -> None:
+        if kind == "lose":
+            self.world.lose(number)
+        elif kind == "close":
+            self.world.close_connection(number)
+        elif kind == "block":
+            self.world.block()
+        elif kind == "fill":
+            self.world.fill_disk(number)
+
+    @precondition(while_running)
+    @rule(in_order=st.booleans(), taken=st.integers(0, 3), starts_again=st.booleans())
+    def end(self, in_order: bool, taken: int, starts_again: bool) -> None:
+        (self.world.stop if in_order else self.world.kill)(taken)
+        if starts_again:
+            self.world.start()
+
+    @precondition(lambda self: self.world.is_hindered())
+    @rule()
+    def mend(self) -> None:
+        self.world.mend()
+
+    @precondition(lambda self: self.world.is_hindered())
+    @rule()
+    def mend_and_turn(self) -> None:
+        self.world.mend()
+        self.world.turn()
+
+    # -- what must hold
+
+    @invariant()
+    def promise_holds(self) -> None:
+        self.world.check()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            try:
+                self.world.heal()
+            finally:
+                self.world.close()
+
+
+Model.TestCase.settings = settings(
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")),
+    stateful_step_count=int(os.environ.get("MODEL_STEPS", "40")),
+    derandomize=not FREE,
+    database=None,
+    report_multiple_bugs=False,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    # Shrinking takes minutes: it is for whoever looks for the fault.
+    phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if FREE else [])],
+)
+TestModel = Model.TestCase
