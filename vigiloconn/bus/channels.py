@@ -68,6 +68,9 @@ class ChannelPool:
 
         Raises `BusDown` or `BusRefused` if a channel can't be opened.
         """
+        if (lost := connection.lost) is not None:
+            # It may have been lost a moment ago, in another one's write: what was on its way there is taken back already.
+            raise lost
         if connection is not self._connection:
             self._begin(connection)
         self._held = {each: channel for each, channel in self._held.items() if not channel.closed}
@@ -119,7 +122,10 @@ class ChannelPool:
             # It has had its turn.
             if self._is_at_limit():
                 self._wait(holder)
-            self.wake_first()
+                self.wake_first()
+            # One that may not open a channel yet would be asked again and again, and nothing be read meanwhile.
+            elif self._may_open(next(iter(self._waiting))):
+                self.wake_first()
         return None
 
     def _fresh(self, connection: Connection, holder: Holder) -> ConfirmChannel[Any] | None:

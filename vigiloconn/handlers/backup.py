@@ -309,8 +309,10 @@ class BackupProvider(Handler):
         """Return after how long there is something to do, 0 for now."""
         if self.is_stopping:
             return 0.0
-        if self._ahead.wants_any():
-            return max(0.0, self._read_at_s - self._monotonic())
+        delay_s = self._seconds_to_write()
+        return min(delay_s, max(0.0, self._read_at_s - self._monotonic())) if self._ahead.wants_any() else delay_s
+
+    def _seconds_to_write(self) -> float:
         if self._obstacle:
             return self._obstacle.seconds_to_retry()
         if not self._intake.is_empty() or (self._pending.uncommitted and not self._bus_is_up):

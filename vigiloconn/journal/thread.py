@@ -121,6 +121,9 @@ class JournalThread:
         try:
             if wanted.after_id is not None and may_read:
                 reply.page = journal.peek(wanted.after_id, PAGE_MESSAGES, PAGE_BYTES)
+            elif wanted.after_id is not None:
+                # Said, or it would be asked for again at once.
+                reply.read_error = reply.error
             for exchange, asked in wanted.held.items():
                 page = journal.peek_held(exchange, asked.after_id, PAGE_MESSAGES // 4, PAGE_BYTES // 4)
                 reply.held[exchange] = (asked, page)
