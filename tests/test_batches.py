@@ -172,6 +172,22 @@ def test_fresh_batch_ends_where_one_begins_that_was_sent() -> None:
     assert taken(batches, queue) == [3, 4, 5]
 
 
+def test_batch_of_which_a_message_is_gone_takes_none_of_the_next_in_its_place() -> None:
+    batches = PerfBatches(4, 1.0, Clock())
+    first, _gone, third = batches.take(queue_of(b"{}", b"{}", b"{}"), may_wait=False)
+    queue = deque([first, third, *list(queue_of(*[b"{}"] * 4))[3:]])
+    assert taken(batches, queue) == [1, 3]
+
+
+def test_split_batch_is_cut_anew_and_so_are_others_that_are_as_large() -> None:
+    batches = PerfBatches(4, 1.0, Clock())
+    queue = queue_of(*[b"x" * 100] * 12)
+    large = [batches.take(queue, may_wait=False), batches.take(queue, may_wait=False)]
+    batches.split(large[0])
+    again = deque([*large[0], *large[1]])
+    assert [taken(batches, again, may_wait=False) for _ in range(4)] == [[1, 2], [3, 4], [5, 6], [7, 8]]
+
+
 def test_batch_that_is_finished_is_forgotten() -> None:
     batches = PerfBatches(4, 1.0, Clock())
     batches.finished(batches.take(queue_of(b"{}"), may_wait=False))

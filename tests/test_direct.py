@@ -126,9 +126,9 @@ def test_lost_connection_sends_what_is_unanswered_again_first_and_in_order() -> 
     rig = Rig()
     first, second, third = rig.send(b"1", b"2", b"3")
     rig.channel.ack(2)
+    fourth = rig.sender.send("x", "key", b"4")
     rig.connection.abort("gone")
     rig.sender.connection_lost()
-    fourth = rig.sender.send("x", "key", b"4")
     rig.connection = ScriptedConnection()
     rig.sender.connection_initialized(rig.connection)
     rig.sender.pump()
@@ -153,6 +153,18 @@ def test_return_on_a_lost_connection_does_not_refuse_the_message_later() -> None
     rig.reconnect()
     rig.channel.ack()
     assert result.successful()
+
+
+def test_return_on_a_closed_channel_does_not_refuse_the_message_later() -> None:
+    rig = Rig()
+    first, second = rig.send(b"1", b"2", mandatory=True)
+    rig.channel.return_(1)
+    rig.channel.close_by_broker(541)
+    for _ in range(2):
+        rig.sender.pump()
+        rig.channel.ack()
+    assert first.successful()
+    assert second.successful()
 
 
 def test_message_that_can_t_be_encoded_is_refused_and_those_beside_it_go() -> None:

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from tests.support.publishing import Rig, ids
+from tests.support.scripted import ScriptedChannel
 from vigiloconn.errors import LeaveBroker
 from vigiloconn.publishing.states import Event, ImpossibleEvent, State, next_state
 
@@ -358,6 +359,11 @@ def test_few_held_messages_are_waited_for_and_nothing_more_is_held() -> None:
     rig.ack()
     rig.accept(50)
     assert sorted(rig.journal.held) == [2, 3, 4, 5]
+    # One by one, so that each confirm might make room for more.
+    for tag in range(2, 5):
+        rig.channel().ack(tag)
+        rig.pump()
+        assert max(rig.journal.held) == 5
     rig.ack()
     assert rig.state() is State.OPEN
     assert rig.unanswered() == list(range(6, 56))
@@ -843,6 +849,29 @@ def test_connection_on_which_something_is_confirmed_is_read() -> None:
         rig.accept(1, "state")
         rig.channel("state").ack()
     assert rig.connection.lost is None
+
+
+@pytest.mark.parametrize("exchanges", [1, 2])
+def test_write_that_the_broker_does_not_take_is_ended_for_the_sake_of_other_exchanges_only(
+    exchanges: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig()
+    connection = rig.connect()
+    for kind in ("event", "state")[:exchanges]:
+        rig.accept(1, kind)
+        rig.ack(kind)
+    write = connection.write
+
+    def stuck(buffer: bytes, channel: ScriptedChannel) -> bool:
+        for _ in range(6):
+            rig.clock.wait(1)
+            connection.heard_at = rig.clock.now
+            rig.publisher.tick()
+        return write(buffer, channel)
+
+    monkeypatch.setattr(connection, "write", stuck)
+    rig.accept(1, "event")
+    assert (connection.lost is not None) == (exchanges == 2)
 
 
 def test_connection_of_a_single_exchange_is_not_replaced() -> None:

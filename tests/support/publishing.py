@@ -42,7 +42,7 @@ class MemoryJournal:
         """True: pages that are asked for come only with `read_pages`."""
         self.clock = clock
         self._parked_records: dict[int, Record] = {}
-        self._last_id = 0
+        self.last_id = 0
         self._taken_upto = 0
         self._asked: dict[str, int] = {}
         self._pages: dict[str, list[Record]] = {}
@@ -51,11 +51,11 @@ class MemoryJournal:
 
     def accept(self, count: int = 1, kind: str = "event", key: str | None = None, size: int = 0) -> list[int]:
         """Accept messages; return their ids."""
-        ids = range(self._last_id + 1, self._last_id + count + 1)
+        ids = range(self.last_id + 1, self.last_id + count + 1)
         for id in ids:
             body = b'{"n":%d%s}' % (id, b" " * size)
             self.main[id] = Record(id, RouteKey(kind, key, True), body, self.clock())
-            self._last_id = id
+            self.last_id = id
         self.on_available()
         return list(ids)
 
@@ -85,7 +85,7 @@ class MemoryJournal:
         return self.clock() - record.accepted_at
 
     def has_fresh(self) -> bool:
-        return self._taken_upto < self._last_id
+        return self._taken_upto < self.last_id
 
     def held_exchanges(self) -> dict[str, int]:
         exchanges = [exchange for exchange, _ in self.held.values()]

@@ -304,7 +304,6 @@ class Outlet:
 
     def settled(self, tokens: list[Token], acked: bool) -> None:
         self.heard_at = self._clock()
-        self.unread_since = None
         if not acked:
             for token in tokens:
                 self._returned.pop(_name(token), None)
