@@ -177,6 +177,27 @@ def test_limit_of_the_user_is_learned_from_the_loss_and_kept_for_the_next_connec
     assert pool.problems() == []
 
 
+def test_what_another_connection_allowed_is_not_taken_for_granted() -> None:
+    before = ScriptedConnection()
+    first, second = holders(2, before)
+    first.pool.take(before, first)
+    second.pool.take(before, second)
+    first.connection = second.connection = ScriptedConnection()
+    assert first.send()
+    assert not second.send()
+
+
+def test_channels_that_are_had_after_all_are_no_longer_critical() -> None:
+    pool = ChannelPool(Clock())
+    refusing = ScriptedConnection(max_channels_of_user=0)
+    with pytest.raises(BusDown):
+        pool.take(refusing, Holder(pool, refusing))
+    connection = ScriptedConnection()
+    assert Holder(pool, connection).send()
+    [problem] = pool.problems()
+    assert (problem.level, "1 channels" in problem.text) == (Level.WARNING, True)
+
+
 def test_no_channel_at_all_is_critical_with_the_brokers_words() -> None:
     pool = ChannelPool(Clock())
     for _ in range(3):

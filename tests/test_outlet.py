@@ -64,6 +64,16 @@ def test_window_bounds_what_is_on_its_way() -> None:
     assert rig.ack() == [21, 22, 23, 24, 25]
 
 
+def test_window_is_full_by_bytes_too() -> None:
+    rig = Rig("window = 1000")
+    rig.connect()
+    rig.journal.accept(900, size=50_000)
+    rig.pump()
+    assert rig.publisher.ledger.size_bytes > 4 << 20
+    rig.accept(1, "state")
+    assert list(rig.publisher.outlets) == ["event"]
+
+
 def test_nothing_is_sent_while_the_broker_blocks_and_all_of_it_after() -> None:
     rig = Rig()
     rig.connect()

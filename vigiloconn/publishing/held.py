@@ -44,7 +44,6 @@ class HeldReader:
         if first_id <= self._read_upto:
             self._reread_upto = max(self._reread_upto, self._read_upto)
             self._read_upto = first_id - 1
-            self._asked_at = None
 
     def finish(self, records: Sequence[Record]) -> None:
         """Messages that were read are done."""
