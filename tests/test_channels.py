@@ -114,6 +114,20 @@ def test_message_that_is_never_answered_does_not_prevent_another_channel() -> No
     assert second.send()
 
 
+def test_one_that_stands_back_wakes_no_other_that_may_not_open_its_channel_yet() -> None:
+    connection = ScriptedConnection()
+    first, second, third = holders(3, connection)
+    first.pool.take(connection, first)
+    second.pool.take(connection, second)
+    assert first.send()
+    assert not third.send()
+    # The second has nothing on its way, the first has: to wake the third now would be to do so without an end.
+    assert not second.send()
+    assert third.woken == 0
+    ack_all(connection)
+    assert third.woken
+
+
 def test_channel_that_was_closed_is_replaced_at_once() -> None:
     connection = ScriptedConnection()
     first, second = holders(2, connection)

@@ -69,7 +69,7 @@ class ChannelPool:
         Raises `BusDown` or `BusRefused` if a channel can't be opened.
         """
         if (lost := connection.lost) is not None:
-            # It may have been lost a moment ago, in another one's write: what was on its way there is taken back already.
+            # Lost a moment ago, perhaps in another one's write: what was on its way there is taken back already.
             raise lost
         if connection is not self._connection:
             self._begin(connection)
