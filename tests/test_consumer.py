@@ -236,7 +236,7 @@ def test_a_message_above_the_largest_is_rejected_once_those_before_it_are_finish
     consuming.finish([first, last])
     consuming.consumer.flush_acks()
     assert consuming.settled == [("ack", 1, True), ("reject", 2, False), ("ack", 3, True)]
-    assert not consuming.consumer.is_overrun
+    assert not consuming.consumer.is_winding_down
 
 
 def test_deliveries_that_are_not_numbered_in_order_are_no_amqp(consuming: Consuming) -> None:
@@ -251,7 +251,7 @@ def test_bodies_up_to_the_bound_are_kept_and_from_the_first_beyond_it_none() -> 
     for size in (400, 600, 1, 0):
         made.channel.deliver(b"x" * size)
     assert [len(each.body) for each in made.consumer.ready] == [400, 600]
-    assert made.consumer.is_overrun
+    assert made.consumer.is_winding_down
     assert (made.overruns, made.arrivals, made.consumer.outstanding) == (1, 2, 0)
     made.finish(made.consumer.ready)
     made.consumer.ready.clear()
@@ -272,7 +272,7 @@ def test_what_is_finished_makes_room() -> None:
     assert len(made.consumer.ready) == 2
     made.finish([made.consumer.ready.popleft()])
     made.channel.deliver(b"x" * 900)
-    assert not made.consumer.is_overrun
+    assert not made.consumer.is_winding_down
 
 
 def test_one_body_is_kept_whatever_the_bound() -> None:
@@ -282,7 +282,7 @@ def test_one_body_is_kept_whatever_the_bound() -> None:
     made.channel.deliver(b"x" * 5000)
     assert len(made.consumer.ready) == 1
     made.channel.deliver(b"")
-    assert made.consumer.is_overrun
+    assert made.consumer.is_winding_down
 
 
 def test_the_next_prefetch_is_known_from_all_sizes_that_came_the_one_that_was_too_much_included() -> None:
@@ -303,21 +303,27 @@ def test_after_an_overrun_nothing_is_rejected_for_its_size() -> None:
     assert made.settled == [("ack", 1, True)]
 
 
-def test_winding_down_cancels_once_and_hands_out_what_still_comes(consuming: Consuming) -> None:
-    [tag] = consuming.channel.consumers
-    consuming.deliver(1)
+def test_winding_down_keeps_nothing_more_tells_the_broker_nothing_and_what_is_here_may_end(
+    consuming: Consuming
+) -> None:
+    one, two = consuming.deliver(2)
+    asked = list(consuming.channel.asked)
+    consuming.consumer.ready.popleft()
     consuming.consumer.wind_down()
-    consuming.consumer.wind_down()
-    assert [(name, args) for name, args, _ in consuming.channel.asked][2:] == [("basic_cancel", (tag,))]
-    assert consuming.channel.consumers == {}
-    consuming.channel.deliver(b"late", consumer_tag=tag)
-    assert [each.body for each in consuming.consumer.ready] == [b"{}", b"late"]
+    consuming.channel.deliver(b"late")
+    consuming.channel.deliver(b"")
+    assert [each.tag for each in consuming.consumer.ready] == [2]
+    assert consuming.channel.asked == asked
     assert not consuming.consumer.is_idle
-    for _ in range(2):
-        taken = consuming.consumer.ready.popleft()
-        assert not consuming.consumer.is_idle
-        consuming.finish([taken])
+    consuming.finish([one])
+    assert not consuming.consumer.is_idle
+    consuming.consumer.ready.popleft()
+    assert not consuming.consumer.is_idle
+    consuming.finish([two])
     assert consuming.consumer.is_idle
+    consuming.consumer.close()
+    assert consuming.settled == [("ack", 2, True)]
+    assert consuming.channel.unsettled == [3, 4]
 
 
 # --- the end --------------------------------------------------------------------------------------------------------

@@ -640,24 +640,24 @@ def test_what_was_kept_at_the_bound_is_done_first_and_then_fewer_messages_are_as
     assert channel.prefetch_messages == 10
     for _ in range(5):
         channel.deliver(b"x" * 400)
-    wait_for(lambda: not one.consuming)
     taken = one.take(2)
     assert one.subscriber.get(10, 0.01) == []
-    assert not one.subscriber.is_stale(taken[0]), "what is in work is not given back"
-    one.subscriber.finish(taken)
-    wait_for(lambda: one.consuming)
+    one.subscriber.finish(taken[:1])
+    gevent.sleep(0.01)
+    assert channel.is_open
+    assert not one.subscriber.is_stale(taken[1]), "what is in work is not given back"
+    one.subscriber.finish(taken[1:])
+    wait_for(lambda: not channel.is_open)
     assert channel.unsettled == [3, 4, 5]
-    assert not channel.is_open
+    assert {each.kind for each in channel.settlements} == {"ack"}, "what goes back by a nack goes to the end"
+    wait_for(lambda: one.consuming)
     assert one.channel.prefetch_messages == 2
-    assert [each.tag for each in channel.settlements] == [2]
     one.channel.deliver(b"x" * 400)
     one.subscriber.finish(one.take(1))
     assert one.channel.unsettled == [], "with so few ahead the broker waits for each acknowledgement"
 
 
-def test_the_count_grows_again_when_messages_are_small_and_nothing_is_given_back_for_it(
-    made: Callable[..., Subscribed]
-) -> None:
+def test_the_count_grows_again_when_messages_are_small(made: Callable[..., Subscribed]) -> None:
     one = made(prefetch_messages=10, max_bytes=1000)
     one.connect()
     one.consume()
@@ -674,25 +674,34 @@ def test_the_count_grows_again_when_messages_are_small_and_nothing_is_given_back
     assert one.subscriber.stats()["acknowledged"] == 12
 
 
-def test_the_channel_with_what_goes_back_is_closed_before_the_next_one_consumes(
-    made: Callable[..., Subscribed]
+@pytest.mark.parametrize("how", ["overrun", "pause"])
+def test_the_next_one_consumes_a_while_after_the_channel_with_what_goes_back_was_closed(
+    made: Callable[..., Subscribed], how: str
 ) -> None:
     one = made(prefetch_messages=10, max_bytes=1000)
     connection = one.connect()
     channel = one.consume()
-    open_at: list[bool] = []
+    opened_at: list[float] = []
     open_channel = connection.open_channel
 
     def watch() -> ScriptedChannel:
-        open_at.append(channel.is_open)
+        assert not channel.is_open
+        opened_at.append(one.clock())
         return open_channel()
 
     connection.open_channel = watch  # type: ignore[method-assign]
     for _ in range(3):
         channel.deliver(b"x" * 400)
-    one.subscriber.finish(one.take(2))
-    wait_for(lambda: open_at)
-    assert open_at == [False]
+    taken = one.take(2)
+    if how == "overrun":
+        one.subscriber.finish(taken)
+    else:
+        one.subscriber.pause_producing()
+        one.subscriber.resume_producing()
+    wait_for(lambda: not channel.is_open)
+    closed_at = one.clock()
+    wait_for(lambda: one.consuming)
+    assert opened_at[0] - closed_at > 0.2
 
 
 def test_an_overrun_says_what_changes_and_is_no_new_subscription(
@@ -704,10 +713,11 @@ def test_an_overrun_says_what_changes_and_is_no_new_subscription(
         one.consume()
         for _ in range(3):
             one.channel.deliver(b"x" * 400)
+        assert "2 messages ahead" in caplog.text
         one.subscriber.finish(one.take(2))
-        wait_for(lambda: one.consuming)
-        wait_for(lambda: "2 messages ahead" in caplog.text)
+        wait_for(lambda: one.consuming and one.channel.prefetch_messages == 2)
         assert caplog.text.count(": subscribed") == 1
         one.subscriber.pause_producing()
+        wait_for(lambda: not one.consuming)
         one.consume()
         wait_for(lambda: caplog.text.count(": subscribed") == 2)

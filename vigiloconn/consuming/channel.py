@@ -31,12 +31,11 @@ class Consumer:
     """Consumes one queue on a channel of its own, from `start()` to `close()`.
 
     It keeps bodies that are not finished up to `prefetch.max_bytes`, and one body in any case. From the first one on
-    that is too much it keeps nothing more, so that the order holds, and `is_overrun`: what it has may still be
-    finished, and the rest goes back when it closes.
+    that is too much it winds down.
 
     What is called runs on the connection's reading greenlet and must neither block nor call the bus: `on_arrival()`;
     `on_ended(self, reason)` when the broker ends it, not when the connection is lost; `on_too_large(self, size)` when a
-    message was rejected that is larger than what is taken; `on_overrun()`.
+    message was rejected that is larger than what is taken; `on_overrun()` when a message was one too much.
     """
 
     def __init__(
@@ -54,9 +53,7 @@ class Consumer:
         """Delivered and not handed out."""
         self.received = 0
         self.redelivered = 0
-        self.is_overrun = False
         self.is_winding_down = False
-        """Cancelled by us: what came before is still handed out."""
         self.ended: str | None = None
         """Why the broker has ended it."""
         self._on_arrival = on_arrival
@@ -82,22 +79,24 @@ class Consumer:
         self._reader = ContentReader(self._delivered, self._max_message_bytes, self._left_out)
         self._hook: Callable[[int, bytes], None] = self._reader.frame
         connection.deliveries[self._id] = self._hook
-        self._tag = f"vigiloconn-{next(_numbers)}"
         self._channel.on_closed = self._closed
 
     def start(self, queue: str) -> None:
         """Ask for the queue's messages; they may come before this returns. Raises `BusDown`, `BusRefused`."""
+        tag = f"vigiloconn-{next(_numbers)}"
         # Before the consume is sent: the reader may see the queue's end before this greenlet sees the consume-ok.
-        self._channel.cancel_callbacks[self._tag] = self._cancelled
+        self._channel.cancel_callbacks[tag] = self._cancelled
         self._channel.basic_qos(0, self._prefetch.messages, False)
-        self._channel.basic_consume(queue, consumer_tag=self._tag, on_cancel=self._cancelled)
+        self._channel.basic_consume(queue, consumer_tag=tag, on_cancel=self._cancelled)
 
     def wind_down(self) -> None:
-        """Let the broker send nothing more; what it has sent is handed out and finished as before. Raises `BusDown`."""
-        if not self.is_winding_down:
-            self.is_winding_down = True
-            # Nobody waits for the answer: it may be behind a gigabyte that is read past.
-            self._channel.basic_cancel(self._tag, nowait=True)
+        """Keep nothing more. What is here is handed out and finished as before; the rest goes back when it closes.
+
+        The broker is not told: what is under way to a consumer that was cancelled, and what is rejected with requeue, a
+        quorum queue puts at its end. What a channel holds when it closes goes to the front.
+        """
+        self.is_winding_down = True
+        self._set_room()
 
     @property
     def is_idle(self) -> bool:
@@ -144,7 +143,7 @@ class Consumer:
         """Say how large a body may be to be kept."""
         room_bytes = self._prefetch.max_bytes - self._held_bytes
         self._is_tight = room_bytes < self._max_message_bytes
-        if self._discarding:
+        if self._discarding or self.is_winding_down:
             self._reader.max_bytes = -1
         elif self._is_tight and self._held_bytes:
             self._reader.max_bytes = room_bytes
@@ -190,7 +189,7 @@ class Consumer:
 
     def _delivered(self, method: bytes, header: bytes, body: bytes) -> None:
         delivery = self._take(method, header, body)
-        if not self._discarding:
+        if not (self._discarding or self.is_winding_down):
             self.ready.append(delivery)
             self._prefetch.note(len(body))
             self._held_bytes += len(body)
@@ -201,16 +200,15 @@ class Consumer:
     def _left_out(self, method: bytes, header: bytes, size: int) -> None:
         """Note a message whose body is read past."""
         delivery = self._take(method, header, b"")
-        if self._discarding:
+        if self._discarding or self.is_winding_down:
             return
         if size > self._max_message_bytes:
             self.finish([delivery], accepted=False)
             self._on_too_large(self, size)
             return
         self._prefetch.note(size)
-        self._discarding = self.is_overrun = True
         self._discarded += 1
-        self._set_room()
+        self.wind_down()
         self._on_overrun()
 
     def _take(self, method: bytes, header: bytes, body: bytes) -> Delivery:
@@ -219,7 +217,7 @@ class Consumer:
         if delivery.tag != self.received:
             raise Malformed(f"delivery tag {delivery.tag} where {self.received} was due")
         self.redelivered += delivery.redelivered
-        if self._discarding:
+        if self._discarding or self.is_winding_down:
             self._discarded += 1
         return delivery
 

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 #: Room for what is delivered and not finished.
 MAX_BYTES = 64 * 1024 * 1024
+#: A quorum queue takes back what a channel held a moment after its close is answered. A consumer that begins before
+#: that gets what is behind it first.
+_GIVE_BACK_S = 0.25
 #: How long an acknowledgement waits for others to travel with.
 _ACK_LINGER_S = 0.05
 _MAX_UNACKNOWLEDGED = 100
@@ -84,7 +87,7 @@ class QueueSubscriber:
         self._settled = Event()
         """The broker was told of something, or has it back: what `drain` waits for."""
         self._flush_at_s: float | None = None
-        self._began_at_s = self._retry_at_s = 0.0
+        self._began_at_s = self._retry_at_s = self._given_back_at_s = 0.0
         self._retries = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
         self._trouble: str | None = None
         """Why the queue is not consumed."""
@@ -257,6 +260,13 @@ class QueueSubscriber:
         if consumer is self._consumer:
             self._flush_soon(consumer)
 
+    def _overrun(self) -> None:
+        """The consumer keeps nothing more."""
+        self._prefetch.shrink()
+        log.info("queue %r: more than %d bytes came: from now on %d messages ahead",
+                 self.queue, self._prefetch.max_bytes, self._prefetch.messages)
+        self._wake.set()
+
     def _flush_soon(self, consumer: Consumer) -> None:
         if self._flush_at_s is None and consumer.unacknowledged:
             self._flush_at_s = self._clock() + _ACK_LINGER_S
@@ -302,8 +312,13 @@ class QueueSubscriber:
         if self._flush_at_s is not None:
             due_at_s = min(due_at_s, self._flush_at_s)
         if self._wanted and self._consumer is None:
-            due_at_s = min(due_at_s, self._retry_at_s)
+            due_at_s = min(due_at_s, self._begin_at_s)
         return max(0.0, due_at_s - self._clock()) if due_at_s < math.inf else None
+
+    @property
+    def _begin_at_s(self) -> float:
+        """When to consume at the earliest."""
+        return max(self._retry_at_s, self._given_back_at_s)
 
     def _step(self) -> None:
         self._close_left()
@@ -313,7 +328,7 @@ class QueueSubscriber:
         try:
             if self._clock() >= self._bound.due_at_s:
                 self._bound.ensure(connection)
-            if self._wanted and self._consumer is None and self._clock() >= self._retry_at_s:
+            if self._wanted and self._consumer is None and self._clock() >= self._begin_at_s:
                 self._subscribe(connection)
             if self._consumer is not None:
                 self._adapt(self._consumer)
@@ -329,6 +344,7 @@ class QueueSubscriber:
             consumer = self._left.pop()
             try:
                 consumer.close()
+                self._given_back_at_s = self._clock() + _GIVE_BACK_S
             except BusDown as exc:
                 log.debug("queue %r: left without a goodbye: %s", self.queue, printable(exc))
 
@@ -347,7 +363,7 @@ class QueueSubscriber:
         try:
             consumer = Consumer(
                 connection, on_arrival=self._arrived.set, on_ended=self._ended, on_too_large=self._too_large,
-                on_overrun=self._wake.set, prefetch=self._prefetch,
+                on_overrun=self._overrun, prefetch=self._prefetch,
             )  # fmt: skip
             consumer.start(self.queue)
         except BusRefused as exc:
@@ -374,15 +390,9 @@ class QueueSubscriber:
             log.info("queue %r: subscribed", self.queue)
 
     def _adapt(self, consumer: Consumer) -> None:
-        """Consume anew, with another prefetch count, where the bodies ask for it: once what has come is finished."""
-        if consumer.is_overrun and not consumer.is_winding_down:
-            self._prefetch.shrink()
-            log.info("queue %r: more than %d bytes came: from now on %d messages ahead",
-                     self.queue, self._prefetch.max_bytes, self._prefetch.messages)
-            consumer.wind_down()
-        elif not consumer.is_winding_down and self._prefetch.grow():
+        """Consume anew, with another prefetch count, where the bodies ask for it: once what is here is finished."""
+        if not consumer.is_winding_down and self._prefetch.grow():
             log.info("queue %r: messages are small again: %d ahead", self.queue, self._prefetch.messages)
             consumer.wind_down()
         if consumer.is_winding_down and consumer.is_idle:
-            # The next step closes it first, so that what goes back is before what comes next.
             self._leave(is_renewal=True)
