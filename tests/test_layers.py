@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vigiloconn"
 #: The only modules that may import py-amqp.
-AMQP_EDGE = {f"vigiloconn.bus.{name}" for name in ("connection", "contents", "frames", "pyamqp")}
+AMQP_EDGE = {f"vigiloconn.bus.{name}" for name in ("connection", "contents", "frames", "pyamqp", "transport")}
 MAX_TOP_MODULES = 20
 MAX_FOLDER_SHARE = 0.15
 

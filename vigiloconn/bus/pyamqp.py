@@ -6,8 +6,6 @@ synchronous call waits until the connection's owner, who reads, has dispatched t
 
 from __future__ import annotations
 
-import socket
-import ssl
 import uuid
 from collections.abc import Callable
 from struct import unpack_from
@@ -18,35 +16,27 @@ from amqp import sasl, spec
 from amqp.channel import queue_declare_ok_t
 from amqp.exceptions import METHOD_NAME_MAP, RecoverableConnectionError, error_for_code
 from amqp.serialization import loads
-from amqp.transport import SSLTransport, TCPTransport
 from gevent.event import AsyncResult
 from gevent.lock import RLock
 
 from vigiloconn.bus.contents import UNDECODABLE, ContentReader, decoded_properties, message_id
 from vigiloconn.bus.inbound import FRAME_MAX, FRAME_MIN, METHOD, Malformed
+from vigiloconn.bus.transport import Dialler, make_transport
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.kit.escape import printable
 
-#: 0 is the system's own limit. py-amqp's is one second, and any limit ends the connection to a broker that does
-#: not read while it is under an alarm; a dead peer is known by its silence.
-_TCP_USER_TIMEOUT_MS = 0
 #: What the broker says during the handshake, once each and in this order.
 _HANDSHAKE = (spec.Connection.Start, spec.Connection.Tune, spec.Connection.OpenOk)
 _WITH_CONTENT = (spec.Basic.Return, spec.Basic.Deliver, spec.Basic.GetOk)
 
 
-class Owner(Protocol):
+class Owner(Dialler, Protocol):
     """What the library's parts ask of the connection that owns them."""
-
-    tls: ssl.SSLContext | None
-    server_name: str
 
     @property
     def max_message_bytes(self) -> int: ...
     def read_some(self) -> None: ...
     def agree_frame_max(self, frame_max: int) -> None: ...
-    def dial_now(self) -> socket.socket: ...
-    def abort(self, reason: str) -> None: ...
     def is_writing(self) -> bool: ...
     def frame_writer(self, library: Any, transport: Any) -> Callable[..., None]: ...
     def call(self, asker: Any, answer: AsyncResult[Any], send: Callable[[], Any]) -> Any: ...
@@ -293,14 +283,7 @@ class Connection(_Replies, amqp.Connection):  # type: ignore[misc]
         super().__init__(frame_writer=bus.frame_writer, frame_handler=_Frames, frame_max=FRAME_MAX, **kwargs)
 
     def Transport(self, host: str, connect_timeout: float | None, *args: Any, **kwargs: Any) -> Any:
-        kind = _TLSTransport if self.bus.tls else _TCPTransport
-        transport = kind(
-            "localhost",  # never looked up: `_connect` has the owner dial
-            connect_timeout=connect_timeout,
-            socket_settings={socket.TCP_USER_TIMEOUT: _TCP_USER_TIMEOUT_MS},
-        )
-        transport.bus = self.bus
-        return transport
+        return make_transport(self.bus, connect_timeout)
 
     def on_inbound_method(self, channel_id: int, method_sig: Any, payload: Any, content: Any) -> None:
         channel = (self.channels or {}).get(channel_id)
@@ -360,59 +343,3 @@ class Connection(_Replies, amqp.Connection):  # type: ignore[misc]
     def _warn_force_connect(self, attr: str) -> None:
         """Refuse where the library would connect again by itself, past our login, dialling and limits."""
         raise RecoverableConnectionError("the connection is closed")
-
-
-class _Transport:
-    """Replaces the library's connect, which gives each address of a host the whole timeout in turn, and watches
-    over writes."""
-
-    bus: Owner
-    sock: Any
-    _write: Any
-
-    def _connect(self, host: str, port: int, timeout: float) -> None:
-        self.sock = self.bus.dial_now()
-
-    def write(self, data: Any) -> None:
-        """Write everything. What stops it in between (a time limit, the end of its greenlet) has torn a frame: the
-        connection is thrown away."""
-        is_whole = False
-        try:
-            self._write(data)
-            is_whole = True
-        # Not OSError only: closing takes a TLS socket's parts away under a writer.
-        except (OSError, AttributeError, ValueError) as exc:
-            self.bus.abort(f"connection lost while writing: {exc}")
-            raise
-        finally:
-            if not is_whole:
-                self.bus.abort("a write was interrupted")
-
-
-class _TCPTransport(_Transport, TCPTransport):  # type: ignore[misc]
-    pass
-
-
-class _TLSTransport(_Transport, SSLTransport):  # type: ignore[misc]
-    def _wrap_socket(self, sock: Any, **_: Any) -> Any:
-        assert self.bus.tls is not None
-        return self.bus.tls.wrap_socket(sock, server_hostname=self.bus.server_name, do_handshake_on_connect=False)
-
-    def _setup_transport(self) -> None:
-        super()._setup_transport()
-        self._write = self.sock.sendall
-        # The library leaves its connect timeout on the socket, and an idle read would raise.
-        self.sock.settimeout(None)
-
-    def _init_socket(self, *settings: Any) -> None:
-        try:
-            super()._init_socket(*settings)
-        except (ConnectionError, ssl.SSLEOFError):
-            # The peer's reason for hanging up may lie unread behind a failed write: in TLS 1.3 a client's
-            # certificate is judged after the client's own handshake is done.
-            self.sock.settimeout(self.connect_timeout)
-            self.sock.recv(1)
-            raise
-
-    def _shutdown_transport(self) -> None:
-        """Skip the library's unwrap: it waits for the peer's answer, and the peer may be gone."""
