@@ -150,6 +150,10 @@ class Core:
         """What the disk has for the journal."""
         self.page_limit: int | None = None
         """Most pages that the file may have."""
+        self.limits: dict[str, int] = {}
+        """What each broker allows, as `ScriptedConnection` takes it."""
+        self.has_others = False
+        """There are more brokers."""
         self.on_published: Callable[[Any], None] = lambda message: None
         """Called with each message as it is written."""
         self.on_life_ends: Callable[[], None] = lambda: None
@@ -329,8 +333,9 @@ class Core:
             if writer.dead and writer.exception is not None:
                 raise writer.exception
 
-    def connect(self, **options: Any) -> None:
-        self.client.connect(_Connection(self, **options))
+    def connect(self) -> None:
+        self.client.has_others = self.has_others
+        self.client.connect(_Connection(self, **self.limits))
 
     @property
     def channels(self) -> list[ScriptedChannel]:

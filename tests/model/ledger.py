@@ -15,7 +15,7 @@ from tests.model.clocks import Moment
 from tests.support.scripted import Published, ScriptedChannel
 
 _NUMBER = re.compile(rb'"n":(\d+)')
-#: Acceptance times are kept for ranges of a second.
+#: Acceptance times are kept for ranges of a second: a message may be sent so long after its time, never gone before it.
 _TIME_GRAIN_S = 1.0
 _TABLES = ("tobus", "vigiloconn_held", "vigiloconn_parked")
 
@@ -36,6 +36,8 @@ class Given:
     """When it was first seen in the file, or on the wire; None: not yet."""
     is_lapsed: bool = False
     """It was not accepted, and the writer can know."""
+    is_outside: bool = False
+    """Another program has put it into the file: it may get another row, and takes its place behind others."""
     row: int = 0
     """Its id, once known."""
     is_safe: bool = False
@@ -74,9 +76,7 @@ class Rows:
 class Ledger:
     """Takes note of what is given, written and answered, and says where the promise is broken (`AssertionError`)."""
 
-    def __init__(self, is_told_by_the_file: bool = True) -> None:
-        self.is_told_by_the_file = is_told_by_the_file
-        """What is accepted is in the file at once; else it may be in memory for as long as the bus keeps up."""
+    def __init__(self) -> None:
         self.given: dict[int, Given] = {}
         self.confirmed: set[int] = set()
         """By the broker's confirm, which the core has heard."""
@@ -88,6 +88,10 @@ class Ledger:
         """Under way when the broker closed channel or connection for something that it did not name."""
         self.put_behind: set[int] = set()
         """Refused or returned once: the broker itself lets others pass."""
+        self.deleted: set[int] = set()
+        """By the user."""
+        self.put_back = 0
+        """Messages that were parked, and are to be sent again."""
         self.is_exact = True
         """False once a life ended in the middle of its work: what it had counted may be counted again."""
         self._wires: dict[Published, Wire] = {}
@@ -113,17 +117,22 @@ class Ledger:
 
     def open(self) -> list[Given]:
         """Return what has not ended, as far as it can be known from the wire."""
-        ended = self.confirmed | self.unroutable
+        ended = self.confirmed | self.unroutable | self.deleted
         return [given for given in self.given.values() if not given.is_lapsed and given.n not in ended]
 
     def may_have_ended(self, n: int, now: Moment) -> bool:
         """Answer whether a message may be about to leave the file."""
         given = self.given[n]
         return (
-            n in self.confirmed | self.unroutable | self.returned | self.suspects
+            n in self.confirmed | self.unroutable | self.returned | self.suspects | self.deleted
             or not given.can_be_sent
             or _may_have_expired(given, now)
         )  # fmt: skip
+
+    def outside(self, numbers: Iterable[int]) -> None:
+        """Another program has put these into the main table, new ones or some that were parked."""
+        for n in numbers:
+            self.given[n].is_outside = True
 
     def numbers_in(self, message: Published) -> list[int]:
         """Return the numbers of the messages that a publish carries."""
@@ -148,10 +157,10 @@ class Ledger:
             return
         self._sent.add(given.n)
         if given.ttl_s is not None and given.accepted_before is not None:
-            assert min(_ages_s(given.accepted_before, now)) <= given.ttl_s + _TIME_GRAIN_S, f"{given} is sent too late"
+            assert min(_ages_s(given.accepted_before, now)) <= given.ttl_s + _TIME_GRAIN_S, f"{given} is late"
         expected = None if given.ttl_s is None else str(given.ttl_s * 1000)
         assert message.properties.get("expiration") == expected, given
-        if given.row:
+        if given.row and not given.is_outside:
             before = self._first_sent.get(given.exchange, 0)
             assert given.row > before, f"exchange {given.exchange}: row {given.row} is sent first after row {before}"
             self._first_sent[given.exchange] = given.row
@@ -211,14 +220,14 @@ class Ledger:
         for n, reason in file.execute("SELECT CAST(msg AS BLOB), reason FROM vigiloconn_parked"):
             rows.reasons[int(_NUMBER.findall(n)[0])] = reason
         for given in self.given.values():
-            if given.accepted_before is None and self.is_told_by_the_file:
+            if given.accepted_before is None:
                 given.accepted_after = now
         return rows
 
     def _seen(self, given: Given, row: int, now: Moment) -> None:
-        assert given.row in (0, row), f"message {given.n} was row {given.row} and is row {row}"
-        if not given.row:
-            given.row, given.accepted_before = row, now
+        assert given.row in (0, row) or given.is_outside, f"message {given.n} was row {given.row} and is row {row}"
+        given.row = row
+        given.accepted_before = given.accepted_before or now
 
     def check(self, rows: Rows, figures: dict[str, float], now: Moment) -> None:
         """Hold the file and the counters against what happened."""
@@ -233,12 +242,15 @@ class Ledger:
             assert reason
             assert n in self.returned or n in self.suspects or not given.can_be_sent, f"{given} is parked: {reason}"
         for writer in {given.writer for given in self.given.values()}:
-            mine = [given.row for given in self.given.values() if given.writer == writer and given.row]
+            mine = [
+                given.row for given in self.given.values()
+                if given.writer == writer and given.row and not given.is_outside
+            ]  # fmt: skip
             assert mine == sorted(mine), f"writer {writer}: rows {mine} are not in the order of its messages"
         assert self._figure("sent", figures) == self.heard
         if self.is_exact:
             assert self._figure("unroutable", figures) == len(self.unroutable)
-            assert self._figure("parked", figures) >= len(rows.parked)
+            assert self._figure("parked", figures) >= len(rows.parked) + self.put_back
 
     def _check_expired(self, missing: Iterable[Given], now: Moment) -> None:
         for given in missing:
@@ -253,7 +265,7 @@ class Ledger:
         self._check_expired(expired, now)
         if self.is_exact:
             assert self._figure("expired", figures) == len(expired)
-            assert self._figure("parked", figures) == len(rows.parked)
+            assert self._figure("parked", figures) == len(rows.parked) + self.put_back
         for exchange in {given.exchange for given in self.given.values()}:
             self._check_order(exchange)
 
@@ -266,7 +278,7 @@ class Ledger:
                 continue
             for n in wire.numbers:
                 given = self.given[n]
-                if n in seen or n in self.put_behind or not given.row:
+                if n in seen or n in self.put_behind or given.is_outside or not given.row:
                     continue
                 seen.add(n)
                 assert given.row > last, f"exchange {exchange}: a consumer sees row {given.row} after row {last}"

@@ -44,10 +44,11 @@ class Model(RuleBasedStateMachine):
     @initialize(
         window=st.sampled_from([1, 4, 8, 30]), batch_send_perf=st.sampled_from([1, 3]),
         memory_messages=st.sampled_from([1, 4, 12]), journal_max_messages=st.sampled_from([15, 1000, 1000]),
-        durability=st.sampled_from(["journal", "journal", "overflow"]),
+        durability=st.sampled_from(["journal", "journal", "overflow"]), has_others=st.booleans(),
+        limits=st.sampled_from([{}, {}, {"max_channels": 1}, {"max_channels": 2}, {"max_channels_of_user": 1}]),
     )  # fmt: skip
-    def begin(self, **chosen: object) -> None:
-        self.world = World(**chosen)  # type: ignore[arg-type]
+    def begin(self, limits: dict[str, int], **chosen: object) -> None:
+        self.world = World(**limits, **chosen)  # type: ignore[arg-type]
 
     # -- writers and the crank
 
@@ -116,7 +117,7 @@ class Model(RuleBasedStateMachine):
         self.world.meanwhile(point, aside, number)
 
     @precondition(while_running)
-    @rule(kind=st.sampled_from(["lose", "lose", "close", "block", "fill", "fill"]), number=st.integers(0, 3))
+    @rule(kind=st.sampled_from(["lose", "lose", "close", "block", "fill", "fill", "lock"]), number=st.integers(0, 3))
     def hinder(self, kind: str, number: int) -> None:
         if kind == "lose":
             self.world.lose(number)
@@ -126,11 +127,29 @@ class Model(RuleBasedStateMachine):
             self.world.block()
         elif kind == "fill":
             self.world.fill_disk(number)
+        elif kind == "lock":
+            self.world.lock()
+
+    @rule(kind=st.sampled_from(["jump", "jump", "insert", "put back", "delete"]), number=st.integers(-2, 2))
+    def interfere(self, kind: str, number: int) -> None:
+        if kind == "jump":
+            self.world.clocks.jump(number * 43_200.5)
+        elif kind == "insert":
+            self.world.insert("event", "perf")
+        elif kind == "put back":
+            self.world.put_back()
+        elif kind == "delete":
+            self.world.delete()
 
     @precondition(while_running)
-    @rule(in_order=st.booleans(), taken=st.integers(0, 3), starts_again=st.booleans())
-    def end(self, in_order: bool, taken: int, starts_again: bool) -> None:
-        (self.world.stop if in_order else self.world.kill)(taken)
+    @rule(kind=st.sampled_from(["stop", "kill", "reboot"]), taken=st.integers(0, 3), starts_again=st.booleans())
+    def end(self, kind: str, taken: int, starts_again: bool) -> None:
+        if kind == "reboot":
+            self.world.reboot()
+        elif kind == "kill":
+            self.world.kill(taken)
+        else:
+            self.world.stop(taken)
         if starts_again:
             self.world.start()
 
@@ -160,7 +179,7 @@ class Model(RuleBasedStateMachine):
 
 
 Model.TestCase.settings = settings(
-    max_examples=int(os.environ.get("MODEL_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("MODEL_EXAMPLES", "150")),
     stateful_step_count=int(os.environ.get("MODEL_STEPS", "40")),
     derandomize=not FREE,
     database=None,
