@@ -239,3 +239,36 @@ def test_what_was_not_changed_keeps_its_name_and_what_was_gets_another(path: Pat
         crank.close()
 
 
+
+
+def test_ids_that_were_used_before_the_start_are_not_used_again_by_another_programs_rows(path: Path) -> None:
+    first = Crank(path)
+    first.put(5)
+    first.provider.cycle()
+    first.provider.discard([record.id for record in first.take()][2:])
+    first.close()
+    crank = Crank(path)
+    # Found behind the backlog, in the page that is read of it, and it is not ours.
+    outside(path, f"INSERT INTO tobus VALUES (NULL, '{BODY}')")
+    taken = crank.take()
+    assert [record.id for record in taken] == [1, 2, 6]
+    assert taken[2].body.decode() == BODY
+    assert_totals_are_exact(crank.journal)
+    crank.close()
+
+
+def test_what_went_on_from_memory_into_a_new_file_is_not_taken_for_another_programs(path: Path) -> None:
+    crank = Crank(path, durability="overflow")
+    crank.provider.connection_initialized()
+    crank.put(3)
+    crank.provider.cycle()
+    ours = numbers(crank.take())
+    path.unlink()
+    crank.provider.connection_lost()
+    crank.provider.cycle()
+    crank.provider.cycle()
+    assert crank.stored() == ours
+    outside(path, f"INSERT INTO tobus VALUES (NULL, '{BODY}')")
+    crank.provider.cycle()
+    assert (crank.stored()[:3], len(crank.stored())) == (ours, 4)
+    crank.close()

@@ -130,3 +130,10 @@ def test_requests_of_exchanges_do_not_mix(ahead: ReadAhead) -> None:
     wanted = ahead.wanted().held
     ahead.add_held_page("x", wanted["x"], records(2, 2))
     assert (ahead.take_held("y"), sorted(ahead.wanted().held)) == (None, ["y"])
+
+
+def test_what_stands_behind_our_newest_message_is_not_taken_from_a_page(ahead: ReadAhead) -> None:
+    ahead.last_id = 3
+    ahead.take(1)
+    ahead.add_page(records(1, 5), 3)
+    assert (taken(ahead), ahead.read_upto) == ([1, 2, 3], 3)

@@ -34,10 +34,7 @@ from vigiloconn.serialize import encode, make_batch
 
 #: Faults that are known, by name: each is kept out of the model's way until it is mended. Each has its test in
 #: `test_found_faults.py`.
-EXCLUDED = frozenset({
-    # After a start another program's message may get an id that was used before.
-    "outside ids come again",
-})  # fmt: skip
+EXCLUDED = frozenset[str]()
 
 TTL_S = 20
 #: type -> exchange, TTL, and whether it is parked where nobody wants it
@@ -361,11 +358,7 @@ class World:
         self.ledger.outside(message["n"] for message in messages)
         with closing(self.core.look()) as file:
             for message in messages:
-                row = None
-                if "outside ids come again" in self._excluded:
-                    row = max(given.row for given in self.ledger.given.values()) + 1
-                    self.ledger.given[message["n"]].row = row
-                file.execute("INSERT INTO tobus (id, msg) VALUES (?, ?)", (row, encode(message).decode()))
+                file.execute("INSERT INTO tobus (msg) VALUES (?)", (encode(message).decode(),))
         self._is_counted = False
 
     def put_back(self) -> None:

@@ -102,6 +102,8 @@ class ReadAhead:
     def add_page(self, page: Sequence[Record], last_id: int) -> None:
         """A page has been read, of a table that ended at `last_id`."""
         self._is_page_wanted = False
+        # What another program has put behind it is not numbered by us: it comes with a later page.
+        page = [record for record in page if record.id <= last_id]
         self._extend(page)
         # None: everything between was discarded or moved.
         self.read_upto = page[-1].id if page else last_id

@@ -32,7 +32,7 @@ from vigiloconn.journal.files import (
     translate,
 )
 from vigiloconn.journal.rows import PREFIX, Counts, JournalRows
-from vigiloconn.journal.runs import LOWEST_ID, Run, gaps
+from vigiloconn.journal.runs import LOWEST_ID, Run, gaps, merged
 from vigiloconn.journal.transaction import OpenReport, ParkedRecord, StoredRecord, Transaction
 from vigiloconn.kit.lockfile import LockFile
 
@@ -98,6 +98,7 @@ class DbRetry:
         self._data_version = 0
         self._opened = Stamp(0.0, None)
         self._inode = (0, 0)
+        self._first_unused = self._last_unused = 0
         advice = ": stop it, or name another file in backup_file"
         self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
         self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes, free_bytes)
@@ -360,6 +361,8 @@ class DbRetry:
             journal_uuid = meta.get("uuid") or uuid.uuid4().hex
             rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
             self._data_version = rows.data_version()
+            # Ids that were used before and no message has any more: SQLite would give them to one of another program.
+            self._first_unused, self._last_unused = max(0, rows.bounds()[1]) + 1, used_id
         if not self.volatile:
             self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
@@ -405,14 +408,20 @@ class DbRetry:
             self._commit(Transaction())
 
     def take_in(self, read_upto: int, known: Sequence[Run]) -> int:
-        """Give new ids, behind all others, to messages up to `read_upto` that are not `known`: nobody would read them.
+        """Give new ids, behind all others, to messages up to `read_upto` that are not `known`: nobody would read them;
+        and to those with ids that were used before the start.
 
         Returns the highest id. Raises as `apply` does.
         """
         counts = self._counts.copy()
         rows = self._rows
         with self._transaction():
-            used_id = self._renumber(counts, rows.ids_in(gaps(known, read_upto)), self.next_id - 1)
+            used_before = [
+                (max(first, self._first_unused), last)
+                for first, last in gaps(known, self._last_unused) if last >= self._first_unused
+            ]  # fmt: skip
+            strange = rows.ids_in(merged(gaps(known, read_upto), used_before))
+            used_id = self._renumber(counts, strange, self.next_id - 1)
             rows.save(counts, used_id, {})
         self._counts, self.next_id = counts, used_id + 1
         return self.last_id()
