@@ -592,6 +592,16 @@ def test_message_for_which_the_broker_closes_the_connection_goes_alone_in_the_en
     assert rig.unanswered() == [2]
 
 
+def test_connection_that_is_lost_twice_for_no_fault_of_ours_makes_nobody_careful() -> None:
+    rig = Rig()
+    rig.connect()
+    rig.accept(3)
+    for _ in range(2):
+        rig.client.lose()
+        rig.connect()
+    assert rig.unanswered() == [1, 2, 3]
+
+
 def test_channel_that_closes_at_the_trial_of_a_held_exchange_parks_the_one_it_closes_for() -> None:
     rig = held(3)
     rig.wait(1)

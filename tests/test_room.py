@@ -65,6 +65,20 @@ def test_deletions_never_make_the_file_grow() -> None:
     assert need_of(DELETION).log_bytes >= 100 * 4096
 
 
+def test_a_message_that_moves_leaves_one_table_and_one_that_is_parked_perhaps_two() -> None:
+    def leaving(few: Transaction, more: Transaction) -> int:
+        """Return what one row more takes of the log beside what it makes the file grow by."""
+        one, two = need_of(few), need_of(more)
+        return (two.log_bytes - two.growth_bytes) - (one.log_bytes - one.growth_bytes)
+
+    a_row = leaving(Transaction(discards=[(1, 1)]), Transaction(discards=[(1, 2)]))
+    assert a_row == leaving(Transaction(held_discards=[(1, 1)]), Transaction(held_discards=[(1, 2)])) > 0
+    moves = [("gone", record) for record in records(2, 300)]
+    assert leaving(Transaction(holds=moves[:1]), Transaction(holds=moves)) == a_row
+    parks = [(exchange, record, "why") for exchange, record in moves]
+    assert leaving(Transaction(parks=parks[:1]), Transaction(parks=parks)) == 2 * a_row
+
+
 @pytest.mark.parametrize("size", [20, 200, 500, 900, 1020, 2030, 2050, 3000, 4070, 4100, 8200, 60_000])
 def test_the_need_is_never_less_than_what_a_transaction_takes(tmp_path: Path, size: int) -> None:
     journal = reopened(tmp_path / "backup.sqlite", reserve_bytes=0)
