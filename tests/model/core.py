@@ -60,10 +60,6 @@ class Circle(AssertionError):
     """Raised when the core would never rest."""
 
 
-class PumpCircle(Circle):
-    """Raised when one pump would never end."""
-
-
 class Crashed(Exception):
     """Ends the life of one part in the middle of its work."""
 
@@ -285,7 +281,7 @@ class Core:
         def counted() -> bool:
             self._rounds += 1
             if self.pumping and self._rounds > _MOST_ROUNDS:
-                raise PumpCircle("the publisher pumps, and nothing comes of it")
+                raise Circle("the publisher pumps, and nothing comes of it")
             return may_send()
 
         self.publisher._may_send = counted  # type: ignore[method-assign]

@@ -157,7 +157,7 @@ class Ledger:
             return
         self._sent.add(given.n)
         if given.ttl_s is not None and given.accepted_before is not None:
-            assert min(_ages_s(given.accepted_before, now)) <= given.ttl_s + _TIME_GRAIN_S, f"{given} is late"
+            assert _least_age_s(given.accepted_before, now) <= given.ttl_s + _TIME_GRAIN_S, f"{given} is late"
         expected = None if given.ttl_s is None else str(given.ttl_s * 1000)
         assert message.properties.get("expiration") == expected, given
         if given.row and not given.is_outside:
@@ -289,13 +289,16 @@ class Ledger:
 
 
 
-def _ages_s(accepted: Moment, now: Moment) -> list[float]:
-    """Return how old something may be taken for: by the clock that does not jump, over a reboot by the wall's."""
-    ages_s = [now.true_s - accepted.true_s]
-    if now.boot != accepted.boot:
-        ages_s.append(now.wall_s - accepted.wall_s)
-    return ages_s
+def _least_age_s(accepted: Moment, now: Moment) -> float:
+    """Return how old something is at least: by the clock that does not jump, over a reboot perhaps by the wall's."""
+    true_s = now.true_s - accepted.true_s
+    return true_s if now.boot == accepted.boot else min(true_s, now.wall_s - accepted.wall_s)
 
 
 def _may_have_expired(given: Given, now: Moment) -> bool:
-    return given.ttl_s is not None and max(_ages_s(given.accepted_after, now)) > given.ttl_s
+    accepted = given.accepted_after
+    age_s = now.true_s - accepted.true_s
+    if now.boot != accepted.boot:
+        # Since the reboot it was as old as the wall clock said, and that may have been set since.
+        age_s = max(age_s, now.latest_wall_s - accepted.wall_s)
+    return given.ttl_s is not None and age_s > given.ttl_s

@@ -1,7 +1,4 @@
-"""Faults that the model has found, each in a few lines.
-
-One that is not mended yet is a strict `xfail`, and has a name in `world.EXCLUDED`; who mends it takes both away.
-"""
+"""Faults that the model has found, each in a few lines."""
 
 from __future__ import annotations
 
@@ -83,4 +80,17 @@ def test_a_message_of_another_program_never_gets_an_id_that_was_used_before() ->
         world.stop()
         world.start()
         world.insert("event")
+        world.heal()
+
+
+def test_messages_from_before_and_after_a_kill_finish_together() -> None:
+    with World() as world:
+        world.put("event")
+        world.turn()
+        world.kill()
+        world.start()
+        world.put("event")
+        world.turn()
+        # Their ids lie far apart: the list of all between them would take the memory of the machine.
+        world.ack_all()
         world.heal()

@@ -6,7 +6,7 @@ the same examples each time. Free ones by hand, as many as wanted:
 
     MODEL_EXAMPLES=5000 MODEL_STEPS=60 pytest tests/model/test_model.py
 
-A failure prints the steps that lead to it. `world.EXCLUDED` names faults that are known and kept out of its way.
+A failure prints the steps that lead to it.
 """
 
 from __future__ import annotations

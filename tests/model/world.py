@@ -21,20 +21,14 @@ from tests.model.core import (
     IN_CYCLE,
     PAGE_MESSAGES,
     PLENTY_BYTES,
-    Circle,
     Core,
     Crashed,
     Killed,
-    PumpCircle,
 )
 from tests.model.ledger import Given, Ledger, Rows
 from tests.support.scripted import Published, ScriptedChannel
 from vigiloconn.options import parse_settings
 from vigiloconn.serialize import encode, make_batch
-
-#: Faults that are known, by name: each is kept out of the model's way until it is mended. Each has its test in
-#: `test_found_faults.py`.
-EXCLUDED = frozenset[str]()
 
 TTL_S = 20
 #: type -> exchange, TTL, and whether it is parked where nobody wants it
@@ -98,11 +92,9 @@ class World:
         journal_max_messages: int = 10_000,
         durability: str = "journal",
         has_others: bool = False,
-        excluded: frozenset[str] = EXCLUDED,
         **limits: int,
     ) -> None:
         """`has_others`: there are more brokers; `limits`: what each allows, as `ScriptedConnection` takes it."""
-        self._excluded = excluded
         # In memory where there is such a place: almost every step commits.
         place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self._directory = Path(tempfile.mkdtemp(prefix="model-", dir=place))
@@ -206,12 +198,6 @@ class World:
             action()
         except Killed:
             self.kill()
-        except PumpCircle:
-            if "circle for a channel" not in self._excluded:
-                raise
-        except Circle:
-            if self.core.free_bytes or "circle on a full disk" not in self._excluded:
-                raise
 
     def advance(self, seconds: float) -> None:
         """Let time pass; the client looks after its connection."""
@@ -403,7 +389,7 @@ class World:
         """Stop the process in order; `taken` messages are confirmed before it is over."""
         self.core.forget_meanwhile()
         self.unlock()
-        self.core.begin_stop()
+        self._guarded(self.core.begin_stop)
         for _ in range(taken):
             self.answer(0)
         self._note_loss(taken, False)
