@@ -26,7 +26,7 @@ class Given:
 
     n: int
     writer: int
-    exchange: str
+    kind: str
     ttl_s: int | None
     accepted_after: Moment
     """It was accepted between this and `accepted_before`."""
@@ -78,6 +78,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.given: dict[int, Given] = {}
+        self.exchanges: dict[str, str] = {}
+        """Type -> the exchange that the settings name for it now."""
         self.confirmed: set[int] = set()
         """By the broker's confirm, which the core has heard."""
         self.unroutable: set[int] = set()
@@ -152,7 +154,7 @@ class Ledger:
             self._first_time(self.given[n], message, now)
 
     def _first_time(self, given: Given, message: Published, now: Moment) -> None:
-        assert message.exchange == given.exchange
+        assert message.exchange == self.exchanges[given.kind]
         if given.n in self._sent:
             return
         self._sent.add(given.n)
@@ -161,9 +163,10 @@ class Ledger:
         expected = None if given.ttl_s is None else str(given.ttl_s * 1000)
         assert message.properties.get("expiration") == expected, given
         if given.row and not given.is_outside:
-            before = self._first_sent.get(given.exchange, 0)
-            assert given.row > before, f"exchange {given.exchange}: row {given.row} is sent first after row {before}"
-            self._first_sent[given.exchange] = given.row
+            exchange = message.exchange
+            before = self._first_sent.get(exchange, 0)
+            assert given.row > before, f"exchange {exchange}: row {given.row} is sent first after row {before}"
+            self._first_sent[exchange] = given.row
 
     def answered(self, messages: Iterable[Published], acked: bool) -> None:
         """The broker has answered, and the core heard it."""
@@ -266,7 +269,7 @@ class Ledger:
         if self.is_exact:
             assert self._figure("expired", figures) == len(expired)
             assert self._figure("parked", figures) == len(rows.parked) + self.put_back
-        for exchange in {given.exchange for given in self.given.values()}:
+        for exchange in {wire.message.exchange for wire in self._wires.values()}:
             self._check_order(exchange)
 
     def _check_order(self, exchange: str) -> None:

@@ -142,14 +142,19 @@ class Model(RuleBasedStateMachine):
             self.world.delete()
 
     @precondition(while_running)
-    @rule(kind=st.sampled_from(["stop", "kill", "reboot"]), taken=st.integers(0, 3), starts_again=st.booleans())
-    def end(self, kind: str, taken: int, starts_again: bool) -> None:
+    @rule(
+        kind=st.sampled_from(["stop", "kill", "reboot"]), taken=st.integers(0, 3), starts_again=st.booleans(),
+        moves=st.booleans(),
+    )  # fmt: skip
+    def end(self, kind: str, taken: int, starts_again: bool, moves: bool) -> None:
         if kind == "reboot":
             self.world.reboot()
         elif kind == "kill":
             self.world.kill(taken)
         else:
             self.world.stop(taken)
+        if moves:
+            self.world.move_events()
         if starts_again:
             self.world.start()
 

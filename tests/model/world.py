@@ -46,9 +46,11 @@ max_queue_size = {{memory_messages}}
 journal_max_messages = {{journal_max_messages}}
 when_unroutable = park, state:drop
 [publications]
+event = {{events_to}}
 state = event
 nagios = command:{TTL_S}
 """
+_EVENTS_TO = ("event", "other")
 #: What a message may be, beside plain: the broker closes the channel because of it; no queue is bound for it; it can't
 #: be encoded; it fills more than a frame, and more than a page of the file.
 POISON, UNWANTED, UNSENDABLE, LARGE = "poison", "unwanted", "unsendable", "large"
@@ -110,14 +112,15 @@ class World:
         self._seen_changes = 0
         self.clocks = Clocks()
         self.ledger = Ledger()
-        self.core = Core(
-            self._directory,
-            parse_settings(_SETTINGS.format(
+        self._settings = {
+            events_to: parse_settings(_SETTINGS.format(
                 window=window, batch_send_perf=batch_send_perf, memory_messages=memory_messages,
-                journal_max_messages=journal_max_messages, durability=durability,
-            )),
-            self.clocks,
-        )  # fmt: skip
+                journal_max_messages=journal_max_messages, durability=durability, events_to=events_to,
+            ))
+            for events_to in _EVENTS_TO
+        }  # fmt: skip
+        self.core = Core(self._directory, self._settings["event"], self.clocks)
+        self.ledger.exchanges.update((kind, exchange) for kind, (exchange, *_) in KINDS.items())
         self.core.on_published = lambda message: self.ledger.published(message, self.clocks.now())
         self.core.limits = limits
         self.core.has_others = has_others
@@ -154,7 +157,7 @@ class World:
     def _message(self, writer: int, kind: str, trait: str) -> dict[str, Any]:
         n, self._count = self._count, self._count + 1
         self._traits[n] = trait
-        exchange, ttl_s, is_parked = KINDS[kind]
+        _, ttl_s, is_parked = KINDS[kind]
         message: dict[str, Any] = {"type": kind, "n": n}
         # In a batch a message's own key says nothing about how it travels.
         can_be_sent = trait != UNSENDABLE or (kind == "perf" and self._batch_send_perf > 1)
@@ -162,7 +165,7 @@ class World:
             message["routing_key"] = "k" * 256
         if trait == LARGE:
             message["text"] = "x" * 5000
-        self.ledger.give(Given(n, writer, exchange, ttl_s, self.clocks.now(), can_be_sent, is_parked))
+        self.ledger.give(Given(n, writer, kind, ttl_s, self.clocks.now(), can_be_sent, is_parked))
         return message
 
     def _refused(self, numbers: list[int]) -> None:
@@ -399,6 +402,13 @@ class World:
         lapsed = self._lapse()
         assert not has_room or not lapsed, f"{lapsed} messages were read, and are gone without a word"
 
+    def move_events(self) -> None:
+        """Let other settings name another exchange for events, from the next start on; the next time the first one."""
+        if not self.core.is_running:
+            events_to = next(name for name in _EVENTS_TO if name != self.ledger.exchanges["event"])
+            self.ledger.exchanges["event"] = events_to
+            self.core.settings = self._settings[events_to]
+
     def start(self) -> None:
         """Start a process, where none runs, and connect it."""
         if not self.core.is_running:
@@ -445,7 +455,7 @@ class World:
     def _check_told(self, rows: Rows) -> None:
         problems = [problem for problem in self.core.publisher.problems() if problem.name in _TOLD]
         for n in rows.held.values():
-            exchange = self.ledger.given[n].exchange
+            exchange = self.ledger.exchanges[self.ledger.given[n].kind]
             is_told = any(exchange in problem.text for problem in problems)
             assert is_told or self.ledger.may_have_ended(n, self.clocks.now()), f"nobody is told that {n} is held"
 
