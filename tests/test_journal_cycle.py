@@ -271,7 +271,8 @@ def test_a_journal_that_another_program_has_locked_is_busy_and_not_full(crank: C
     crank.take()
     other = sqlite3.connect(crank.journal.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    crank.put(3, "a", kind=RouteKey("perf", None, True))
+    crank.put(2, "a", kind=RouteKey("perf", None, True))
+    crank.put(1, "a2", kind=RouteKey("perf", None, True))
     crank.provider.discard([2])
     crank.provider.cycle()
     crank.put(2, "b", kind=RouteKey("perf", None, True))
@@ -280,7 +281,7 @@ def test_a_journal_that_another_program_has_locked_is_busy_and_not_full(crank: C
     other.execute("COMMIT")
     crank.monotonic.now_s += 1.0
     crank.provider.cycle()
-    assert (names(crank), crank.accepted, crank.stored()) == ([], ["a", "b"], [1, 3, 4, 5, 6, 7, 8, 9])
+    assert (names(crank), crank.accepted, crank.stored()) == ([], ["a", "a2", "b"], [1, 3, 4, 5, 6, 7, 8, 9])
     other.close()
 
 

@@ -108,5 +108,14 @@ def test_the_need_is_never_less_than_what_a_transaction_takes(tmp_path: Path, si
     journal.close()
 
 
+def test_what_is_in_the_log_only_fits_into_the_reserve_however_much_room_there_is_now(tmp_path: Path) -> None:
+    journal = reopened(tmp_path / "backup.sqlite", reserve_bytes=MIB)
+    new = records(2000, 700)
+    for at in range(0, 2000, 100):
+        journal.apply(Transaction(appends=new[at : at + 100]))
+        assert journal._growth_bytes() <= MIB // 2
+    journal.close()
+
+
 def test_the_log_may_grow_beyond_its_size_in_fair_weather_before_a_reader_stops_acceptance() -> None:
     assert room.LOG_MAX_BYTES >= 4 * room.LOG_BYTES

@@ -63,6 +63,16 @@ def test_what_was_added_while_a_transaction_was_under_way_stays() -> None:
     assert finished.runs() == ((4, 4),)
 
 
+def test_a_transaction_does_not_forget_what_was_named_after_it() -> None:
+    finished = FinishedIds()
+    finished.add([1])
+    under_way = finished.runs()
+    finished.add([2])
+    assert finished.runs() == ((1, 2),)
+    finished.forget(under_way)
+    assert finished.runs() == ((1, 2),)
+
+
 def test_what_no_transaction_has_done_is_named_again() -> None:
     finished = FinishedIds()
     finished.add([2])

@@ -56,6 +56,10 @@ class JournalBusy(VigiloError):
     problem = "journal-busy"
 
 
+class OutsideChange(VigiloError):
+    """Raised when another program has written to the journal: its messages must be taken in before anything is done."""
+
+
 class JournalDamaged(VigiloError):
     """Raised when the journal's file can't be read any more. It must be set aside."""
 

@@ -19,7 +19,7 @@ from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
 from vigiloconn.accepting.pending import Pending
 from vigiloconn.accepting.readahead import ReadAhead
-from vigiloconn.errors import BadMessage, JournalBusy, JournalDamaged, JournalFull
+from vigiloconn.errors import BadMessage, JournalBusy, JournalDamaged, JournalFull, OutsideChange
 from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.runs import merged
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
@@ -91,12 +91,12 @@ class BackupProvider(Handler):
         self._pending = Pending()
         self._ahead = ReadAhead(self._memory_messages)
         self._obstacle = Obstacle(monotonic)
-        self._outside_changes = 0
         self._look_at_s = 0.0
         self._read_at_s = 0.0
         self._read_log = RateLimitedLog(log, clock=monotonic)
         self._bus_is_up = False
         self._step: _Step | None = None
+        self._taking_in: Answer | None = None
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -282,6 +282,15 @@ class BackupProvider(Handler):
 
         May be ended while it waits for the thread: the next cycle takes up what that has done meanwhile.
         """
+        for _ in range(2):
+            if self._taking_in is None and self._is_done():
+                return
+            # Another program has written to the journal: that comes first, and then what was to be done.
+            if not self._is_taken_in():
+                return
+
+    def _is_done(self) -> bool:
+        """Take one step, or take up one that was begun. False when `_taking_in` was begun in its place."""
         if self._step is None:
             self._step = self._begin()
         step = self._step
@@ -293,10 +302,14 @@ class BackupProvider(Handler):
         except JournalDamaged as exc:
             self._pending.give_back()
             self._start_afresh(exc)
+        except OutsideChange:
+            self._pending.give_back()
+            self._begin_to_take_in()
         else:
             self._settle(step, reply)
-            if self.journal.outside_changes != self._outside_changes:
-                self._take_in_outside_messages()
+            if reply.is_changed:
+                self._begin_to_take_in()
+        return self._taking_in is None
 
     def _wait_for_work(self) -> None:
         # Looked at before each wait, not only told by `_wake`: a writer that waits for room in the intake
@@ -332,6 +345,9 @@ class BackupProvider(Handler):
             for id, (key, body) in enumerate((item for batch in group for item in batch.items), first_id)
         ]
         is_kept = not may_accept or self._may_skip_commit(group, records)
+        if is_kept and records:
+            # The journal counts ids that it has not seen as used: none is given to another message, nor again later.
+            self.journal.next_id = records[-1].id + 1
         transaction = self._pending.transaction([] if is_kept else records, with_uncommitted=not is_kept)
         self._look_at_s = self._monotonic() + _LOOK_S
         answer = self._thread.commit_and_read(transaction, self._ahead.wanted())
@@ -369,8 +385,6 @@ class BackupProvider(Handler):
         if step.records:
             if step.is_kept:
                 self._pending.keep(step.records)
-                # The journal counts ids that it has not seen as used, so that none comes again after a restart.
-                self.journal.next_id = step.records[-1].id + 1
             self._ahead.add_new(step.records, must_keep=step.is_kept)
             self.accepted += len(step.records)
             self.on_available()
@@ -394,17 +408,29 @@ class BackupProvider(Handler):
         if reply.page or reply.held:
             self.on_available()
 
-    def _take_in_outside_messages(self) -> None:
-        """Another program has written to the journal: let its messages, too, be read in their turn."""
-        seen = self.journal.outside_changes
+    def _begin_to_take_in(self) -> None:
         known = merged(self._ahead.unfinished(), self._pending.leaving())
+        self._taking_in = self._thread.begin(self.journal.take_in, self._ahead.read_upto, known)
+
+    def _is_taken_in(self) -> bool:
+        """Let the messages that another program has put into the journal be read in their turn."""
+        answer = self._taking_in
+        assert answer is not None
+        answer.wait()
+        self._taking_in = None
         try:
-            self._ahead.last_id = self._thread.call(self.journal.take_in, self._ahead.read_upto, known)
+            self._ahead.last_id = outcome(answer)
+        except JournalDamaged as exc:
+            self._start_afresh(exc)
+            return False
         except (JournalFull, JournalBusy) as exc:
-            log.debug("%s: messages of another program are taken in later", exc)
-            return
-        self._outside_changes = seen
+            self._obstacle.met(exc, was_tried=True)
+            # Nor is anything read before.
+            self._read_at_s = self._monotonic() + RETRY_S
+            self._intake.disk_is_full = self._obstacle.is_full
+            return False
         self.on_available()
+        return True
 
     # -- bad weather -----------------------------------------------------------------------------------
 

@@ -286,6 +286,12 @@ class JournalRows:
         )
         return [row[0] for row in self.connection.execute(sql)]
 
+    def count_upto(self, last_id: int) -> tuple[int, int]:
+        """Return the number of the main table's messages up to an id and the lowest, 0 when there is none."""
+        sql = f"SELECT count(*), coalesce(min(id), 0) FROM {self.main} WHERE id BETWEEN 1 AND ?"
+        rows, first_id = self.connection.execute(sql, (last_id,)).fetchone()
+        return rows, first_id
+
     def ids_in(self, runs: Iterable[Run]) -> list[int]:
         """Return the ids in the main table that `runs` name."""
         sql = f"SELECT id FROM {self.main} WHERE id BETWEEN ? AND ?"

@@ -14,7 +14,15 @@ from typing import Literal, TypeVar
 
 from peewee import PeeweeException, SqliteDatabase
 
-from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull, SettingsError, StartError
+from vigiloconn.errors import (
+    JournalBusy,
+    JournalDamaged,
+    JournalFull,
+    OutsideChange,
+    SettingsError,
+    StartError,
+    VigiloError,
+)
 from vigiloconn.journal import room
 from vigiloconn.journal.clock import JournalClock, Stamp
 from vigiloconn.journal.files import (
@@ -89,16 +97,18 @@ class DbRetry:
         self.uuid = ""
         self.next_id = 1
         self.outside_changes = 0
-        """How often another program was seen to have written to the file: call `take_in` when it has grown."""
+        """How often what another program wrote was taken in."""
         self.clock = clock or JournalClock()
         self._free_bytes = free_bytes
         self._min_free_bytes = min_free_bytes
         self._floor_bytes = 0
         self._counts = Counts()
         self._data_version = 0
+        self._never_ours: list[Run] = []
+        self._written_upto = 0
+        """The highest id that was given to a row of the main table."""
         self._opened = Stamp(0.0, None)
         self._inode = (0, 0)
-        self._first_unused = self._last_unused = 0
         advice = ": stop it, or name another file in backup_file"
         self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
         self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes, free_bytes)
@@ -170,7 +180,8 @@ class DbRetry:
         """Commit `transaction`, in one transaction of SQLite's where the disk has room for it.
 
         Else it is done in steps, the new messages last and whole; after an error in between it is right to apply the
-        same again, for as long as that is not done. Raises `JournalFull`, `JournalBusy`, `JournalDamaged`.
+        same again, for as long as that is not done. Raises `JournalFull`, `JournalBusy`, `JournalDamaged`, and
+        `OutsideChange` when `take_in` must come first.
         """
         if transaction.appends:
             self._check_log()
@@ -192,13 +203,14 @@ class DbRetry:
         """Return up to `limit` oldest messages with ids above `after_id`. Leaves them stored.
 
         Stops before `max_bytes` of bodies are exceeded, but gives one message whatever its size.
+        Raises as `apply` does.
         """
-        with self._translated():
+        with self._snapshot():
             return self._rows.peek(after_id, limit, max_bytes, self._opened)
 
     def peek_held(self, exchange: str, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
         """Return up to `limit` oldest messages held for `exchange`, as `peek` does."""
-        with self._translated():
+        with self._snapshot():
             return self._rows.peek_held(exchange, after_id, limit, max_bytes)
 
     def held_exchanges(self) -> dict[str, int]:
@@ -253,6 +265,8 @@ class DbRetry:
         except StartError:
             self._database.close()
             raise
+        # What skipped its commit comes with the ids that it has.
+        self._never_ours = []
         return aside
 
     def close(self) -> None:
@@ -352,17 +366,22 @@ class DbRetry:
             if meta.get("running") == "1":
                 known_id += CRASH_GAP_IDS
             used_id = max(self.next_id - 1, known_id, rows.highest_id())
-            if self._is_changed(meta, counts):
+            strange = rows.misplaced()
+            if self._has_only_more(meta):
+                # All that we left is there: what another program has added needs new ids, and ours keep their times.
+                strange = sorted({*strange, *rows.ids_in([(int(meta["last_id"]) + 1, 2**63 - 1)])})
+            elif self._is_changed(meta, counts):
                 # Another program wrote to the main table, and may have used ids again: the times that we know are
                 # not theirs, and a consumer must not take these messages for repeats of ours.
                 meta.pop("uuid", None)
                 rows.forget_times(counts, rows.bounds()[0], opened)
-            used_id = self._renumber(counts, rows.misplaced(), used_id)
+            used_id = self._renumber(counts, strange, used_id)
             journal_uuid = meta.get("uuid") or uuid.uuid4().hex
             rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
             self._data_version = rows.data_version()
-            # Ids that were used before and no message has any more: SQLite would give them to one of another program.
-            self._first_unused, self._last_unused = max(0, rows.bounds()[1]) + 1, used_id
+            first_id, self._written_upto = rows.bounds()
+            # Used before and empty now: SQLite may give these ids to another program's messages.
+            self._never_ours = [(LOWEST_ID, first_id - 1), (self._written_upto + 1, used_id)]
         if not self.volatile:
             self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
@@ -386,10 +405,18 @@ class DbRetry:
                 rows.move_from(counts, _DEFAULT_TABLE, upto, self.next_id, self._opened)
                 rows.save(counts, self.next_id + count - 1, {})
             self._counts, self.next_id = counts, self.next_id + count
+            self._written_upto = self.next_id - 1
             self._checkpoint("PASSIVE")
             moved += count
         if moved:
             log.info("journal %s: %d messages of its table tobus are taken over", self.path, moved)
+
+    def _has_only_more(self, meta: dict[str, str]) -> bool:
+        """Answer whether the main table has all that we left, and that was something, as far as its number tells."""
+        if not int(meta.get("main_rows", 0)):
+            return False
+        left = int(meta["main_rows"]), int(meta["first_id"])
+        return self._rows.count_upto(int(meta["last_id"])) == left
 
     def _is_changed(self, meta: dict[str, str], counts: Counts) -> bool:
         """Answer whether the main table is another one than we left; a file of version 1 tells its bounds only."""
@@ -401,30 +428,40 @@ class DbRetry:
     # Other programs.
 
     def look(self) -> None:
-        """Take in what other programs changed since the last transaction. Raises as `apply` does."""
+        """Raise `OutsideChange` when another program has written to the file since the last transaction."""
         with self._translated():
-            is_changed = self._rows.data_version() != self._data_version
-        if is_changed:
-            self._commit(Transaction())
+            if self._rows.data_version() != self._data_version:
+                raise OutsideChange(f"journal {self.path}: another program has written to it")
 
     def take_in(self, read_upto: int, known: Sequence[Run]) -> int:
-        """Give new ids, behind all others, to messages up to `read_upto` that are not `known`: nobody would read them;
-        and to those with ids that were used before the start.
+        """Count again, and give the messages of another program new ids behind all others.
 
-        Returns the highest id. Raises as `apply` does.
+        They are those up to `read_upto` that are not `known`, and those whose ids can't be ours. Returns the highest id
+        that was ever given to a message, be it there or not. Call it after `OutsideChange`. Raises `JournalFull`,
+        `JournalBusy`, `JournalDamaged`.
         """
-        counts = self._counts.copy()
+        try:
+            self._take_in(read_upto, known)
+        except NoRoom:
+            # Nothing can be deleted before this is done.
+            self._reserve.give_up()
+            self._checkpoint()
+            self._take_in(read_upto, known)
+        return self._written_upto
+
+    def _take_in(self, read_upto: int, known: Sequence[Run]) -> None:
         rows = self._rows
         with self._transaction():
-            used_before = [
-                (max(first, self._first_unused), last)
-                for first, last in gaps(known, self._last_unused) if last >= self._first_unused
-            ]  # fmt: skip
-            strange = rows.ids_in(merged(gaps(known, read_upto), used_before))
-            used_id = self._renumber(counts, strange, self.next_id - 1)
+            # Inside: nobody else can write from here to the commit.
+            version = rows.data_version()
+            counts = rows.count()
+            unread = merged(gaps(known, read_upto), self._never_ours, [(self._written_upto + 1, 2**63 - 1)])
+            strange = sorted({*rows.ids_in(unread), *rows.misplaced()})
+            used_id = self._renumber(counts, strange, max(self.next_id - 1, rows.highest_id()))
             rows.save(counts, used_id, {})
-        self._counts, self.next_id = counts, used_id + 1
-        return self.last_id()
+        self._counts, self.next_id, self._written_upto = counts, used_id + 1, used_id
+        self._data_version = version
+        self.outside_changes += 1
 
     def _renumber(self, counts: Counts, ids: Sequence[int], used_id: int) -> int:
         """Give messages of another program new ids above `used_id`; return the highest one used then."""
@@ -433,19 +470,6 @@ class DbRetry:
                         self.path, len(ids))
             self._rows.renumber(counts, ids, used_id + 1, self.clock.now())
         return used_id + len(ids)
-
-    def _count_again(self, transaction: Transaction, used_id: int) -> tuple[Counts, int]:
-        """Return the totals of a file that another program has written to, and the highest id used.
-
-        What it has put where our next messages go is moved out of their way.
-        """
-        counts = self._rows.count()
-        first_id = min([self.next_id, *(record.id for record in transaction.appends[:1])])
-        strange = self._rows.ids_in([(LOWEST_ID, 0), (first_id, 2**63 - 1)])
-        used_id = self._renumber(counts, strange, max(used_id, self._rows.highest_id()))
-        # The messages of this transaction come before them: their time is not told by that of those.
-        counts.newest_range = None
-        return counts, used_id
 
     # Transactions.
 
@@ -458,6 +482,20 @@ class DbRetry:
             if meaning is None:
                 raise
             raise meaning from exc
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Read the file as it was left by us. Raises `OutsideChange` when it is not."""
+        with self._translated():
+            connection = self._rows.connection
+            connection.execute("BEGIN")
+            try:
+                self.look()
+                yield
+            finally:
+                # SQLite ends some that failed itself.
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -475,29 +513,38 @@ class DbRetry:
 
     def _commit(self, transaction: Transaction) -> None:
         counts = self._counts.copy()
-        rows = self._rows
         used_id = max(self.next_id - 1, transaction.appends[-1].id if transaction.appends else 0)
         if not self.volatile:
             self._check_place()
-        with self._transaction():
-            # Inside: nobody else can write from here to the commit.
-            version = rows.data_version()
-            if version != self._data_version:
-                counts, used_id = self._count_again(transaction, used_id)
-            if transaction.appends:
-                rows.append(counts, transaction.appends)
-            rows.hold(counts, transaction.holds)
-            rows.park(counts, transaction.parks, self.clock.now().wall_s)
-            rows.discard(counts, transaction.discards)
-            rows.discard_held(counts, transaction.held_discards)
-            if transaction.discards:
-                rows.forget_unused_times(used_id + 1)
-            rows.save(counts, used_id, {})
+        is_alone = False
+        try:
+            with self._transaction():
+                # Inside: nobody else can write from here to the end. What is deleted by its id must be ours.
+                self.look()
+                is_alone = True
+                self._write(transaction, counts, used_id)
+        except VigiloError:
+            if is_alone:
+                # What failed is no change of another program's, though SQLite counts it as one.
+                with self._translated():
+                    self._data_version = self._rows.data_version()
+            raise
         self._counts = counts
         self.next_id = max(self.next_id, used_id + 1)
-        if version != self._data_version:
-            self._data_version = version
-            self.outside_changes += 1
+        if transaction.appends:
+            self._written_upto = transaction.appends[-1].id
+
+    def _write(self, transaction: Transaction, counts: Counts, used_id: int) -> None:
+        rows = self._rows
+        if transaction.appends:
+            rows.append(counts, transaction.appends)
+        rows.hold(counts, transaction.holds)
+        rows.park(counts, transaction.parks, self.clock.now().wall_s)
+        rows.discard(counts, transaction.discards)
+        rows.discard_held(counts, transaction.held_discards)
+        if transaction.discards:
+            rows.forget_unused_times(used_id + 1)
+        rows.save(counts, used_id, {})
 
     def _commit_in_parts(self, transaction: Transaction) -> None:
         """Commit a transaction at once or, where there is no room for that, in halves, the older one first."""

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
-from vigiloconn.errors import BadMessage, JournalBusy, JournalFull, VigiloError
+from vigiloconn.errors import BadMessage, JournalBusy, JournalFull, OutsideChange, VigiloError
 from vigiloconn.interfaces import UNREADABLE, Answer, Record
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
@@ -49,6 +49,8 @@ class JournalReply:
     """False when the discards could not be done."""
     read_error: JournalFull | JournalBusy | None = None
     """Why not all that was wanted could be read; it is wanted still."""
+    is_changed: bool = False
+    """Another program has written to the file since the commit: nothing is read before that is taken in."""
     page: list[StoredRecord] | None = None
     """None when none was wanted as the call began; one may be wanted since."""
     held: dict[str, tuple[HeldRequest, list[StoredRecord]]] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class JournalThread:
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Return what `function` returns on the thread, or raise the error of ours that it raised."""
-        result: T = outcome(self._spawn(function, *args))
+        result: T = outcome(self.begin(function, *args))
         return result
 
     def commit_and_read(self, transaction: Transaction, wanted: Wanted) -> Answer:
@@ -73,7 +75,7 @@ class JournalThread:
         Give the answer to `outcome` for the `JournalReply`. The thread finishes it whatever becomes of those that
         wait: to begin the same transaction again before its answer is there would be to append its messages twice.
         """
-        return self._spawn(self._commit_and_read, transaction, wanted)
+        return self.begin(self._commit_and_read, transaction, wanted)
 
     def end(self) -> None:
         """End the thread. Harmless when called twice."""
@@ -81,7 +83,8 @@ class JournalThread:
         if pool is not None:
             pool.kill()
 
-    def _spawn(self, function: Callable[..., Any], *args: Any) -> Answer:
+    def begin(self, function: Callable[..., Any], *args: Any) -> Answer:
+        """Begin a call; give the answer to `outcome`."""
         if self._pool is None:
             self._pool = self._new_pool()
         return self._pool.spawn(_caught, function, *args)
@@ -129,6 +132,9 @@ class JournalThread:
                 reply.held[exchange] = (asked, page)
         except (JournalFull, JournalBusy) as exc:
             reply.read_error = exc
+        except OutsideChange:
+            # Not raised: what was committed is to be told.
+            reply.is_changed = True
 
 
 def readable(stored: Sequence[StoredRecord]) -> list[Record]:
