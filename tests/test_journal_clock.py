@@ -191,8 +191,8 @@ def test_a_file_of_version_1_is_taken_over_with_its_messages_times_and_id(path: 
     assert crank.held("x") == [2, 8]
     crank.close()
     with sqlite3.connect(path) as reader:
-        assert reader.execute("SELECT value FROM vigiloconn_meta WHERE key = 'schema'").fetchone() == ("2",)
-        assert SCHEMA_VERSION == 2
+        assert reader.execute("SELECT value FROM vigiloconn_meta WHERE key = 'schema'").fetchone() == ("3",)
+        assert SCHEMA_VERSION == 3
         assert reader.execute("SELECT * FROM tobus").fetchall() == [
             (4, '{"type":"event","n":4}'), (5, '{"type":"event","n":5}'),
         ]  # fmt: skip

@@ -19,7 +19,7 @@ A, B, C = record(1), record(2), record(3)
 
 
 def built(pending: Pending, *appends: Record, with_uncommitted: bool = False) -> Transaction:
-    return pending.transaction(list(appends), with_uncommitted)
+    return pending.transaction(list(appends), with_uncommitted, {})
 
 
 def test_a_transaction_holds_parks_and_discards_what_has_gathered() -> None:

@@ -252,7 +252,10 @@ def test_everything_applied_is_there_after_a_kill_and_the_totals_are_exact(path:
         said = [int(child.stdout.readline()) for _ in range(20)]
     finally:
         child.send_signal(signal.SIGKILL)
-        rest, _ = child.communicate(timeout=20)
+        # Not `communicate`, which reads past the lines that `readline` has read ahead.
+        rest = child.stdout.read()
+        child.wait(timeout=20)
+        child.stdout.close()
     # A line that was cut short was not said.
     said += [int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
     journal = reopened(path)

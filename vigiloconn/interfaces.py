@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -71,6 +71,10 @@ class Batch:
     on_accepted: Callable[[], None] | None = None
     """Called once everything in this batch, and everything the same writer put before it, is safe.
     Runs on the journal's greenlet: it must neither block nor raise."""
+    kept: Mapping[str, str | None] = field(default_factory=dict)
+    """Texts by name, stored in the very transaction that accepts the items; None deletes one. A source that can give
+    its messages again keeps its position so: a batch with texts is committed whatever the durability, and is
+    accepted whole or waits, whatever the full policy."""
 
 
 class Sink(Protocol):

@@ -49,11 +49,18 @@ class Intake:
         self._portion: int | None = None
         self._room = Event()
         self._is_closed = False
+        self._has_refused = False
         self._drop_log = RateLimitedLog(log)
 
     def put(self, batch: Batch) -> None:
-        """Take a batch; blocks while there is no room for its messages (see `when_full`)."""
-        if batch.items and not self._has_room(1.0 if not self._drops_any(batch) else _DROP_SHARE):
+        """Take a batch; blocks while there is no room for its messages (see `when_full`).
+
+        One with kept texts is taken whole; where that can't be before the stop, neither it nor any later one is.
+        """
+        if batch.kept:
+            if not self._is_wholly_welcome():
+                return
+        elif batch.items and not self._has_room(1.0 if not self._drops_any(batch) else _DROP_SHARE):
             batch = self._wait_for_room(batch)
         self.messages += len(batch.items)
         self._size_bytes += batch.size_bytes
@@ -120,15 +127,25 @@ class Intake:
     def _wait_for_room(self, batch: Batch) -> Batch:
         """Return what is left of a batch once there is room for it."""
         kept = [item for item in batch.items if not self._drop_if_full(item, batch)]
-        while kept and not self._has_room(1.0) and not self._is_closed:
-            self._room.clear()
-            self._room.wait()
-        if kept and not self._has_room(1.0):
+        if kept and not self._has_come_to_room():
             log.error("%d messages that were read could not be accepted before the stop", len(kept))
             if batch.writer is not None:
                 batch.writer.dropped(len(kept), "the journal is full")
             kept = []
         return Batch(kept, sum(len(body) for _, body in kept), batch.writer, batch.on_accepted)
+
+    def _is_wholly_welcome(self) -> bool:
+        """Wait for room. False when there is none at the stop: the source gives it again after the next start."""
+        # A later batch must not be accepted either, though there be room for it: its texts stand for all before.
+        self._has_refused = self._has_refused or not self._has_come_to_room()
+        return not self._has_refused
+
+    def _has_come_to_room(self) -> bool:
+        """Wait for room. False when nobody may wait any longer and there is none."""
+        while not self._has_room(1.0) and not self._is_closed:
+            self._room.clear()
+            self._room.wait()
+        return self._has_room(1.0)
 
     def _drop_if_full(self, item: Item, batch: Batch) -> bool:
         kind = item[0].type

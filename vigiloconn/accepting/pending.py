@@ -5,7 +5,7 @@ Pure bookkeeping: knows what a transaction is made of and when it is due, not ho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vigiloconn.interfaces import Record
 from vigiloconn.journal.runs import FinishedIds, Run, merged, runs_of
@@ -77,8 +77,13 @@ class Pending:
         # A discard alone waits for company.
         return None if self._discard_due_s is None else max(0.0, self._discard_due_s - now_s)
 
-    def transaction(self, appends: Sequence[Record], with_uncommitted: bool) -> Transaction:
-        """Return one transaction that does all that waits and appends these messages, behind the uncommitted ones."""
+    def transaction(
+        self, appends: Sequence[Record], with_uncommitted: bool, kept: Mapping[str, str | None]
+    ) -> Transaction:
+        """Return one transaction that does all that waits and appends these messages, behind the uncommitted ones.
+
+        `kept` are the texts that go with the messages.
+        """
         if self._finished_holds:
             self._holds = [hold for hold in self._holds if hold[1].id not in self._finished_holds]
             self._discards.add(self._finished_holds)
@@ -88,6 +93,7 @@ class Pending:
             appends = [*self._uncommitted.values(), *appends]
         return Transaction(
             appends=appends,
+            kept=kept,
             holds=tuple(self._holds),
             parks=tuple(self._parks),
             discards=self._discards.runs(),

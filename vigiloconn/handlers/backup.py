@@ -170,6 +170,14 @@ class BackupProvider(Handler):
             if moved:
                 log.warning("%d held messages follow [publications] to another exchange", moved)
 
+    def kept(self, prefix: str) -> dict[str, str]:
+        """Return the texts that were kept with accepted batches, those whose names begin with `prefix`.
+
+        Call it before the part lives that keeps them: what is on its way to the journal is not among them.
+        """
+        found: dict[str, str] = self._thread.call(self.journal.kept, prefix)
+        return found
+
     def connection_initialized(self) -> None:
         self._bus_is_up = True
 
@@ -348,7 +356,9 @@ class BackupProvider(Handler):
         if is_kept and records:
             # The journal counts ids that it has not seen as used: none is given to another message, nor again later.
             self.journal.next_id = records[-1].id + 1
-        transaction = self._pending.transaction([] if is_kept else records, with_uncommitted=not is_kept)
+        # Of these batches and no others: what is built anew after an error may have fewer.
+        texts = {name: text for batch in group for name, text in batch.kept.items()}
+        transaction = self._pending.transaction([] if is_kept else records, not is_kept, texts)
         self._look_at_s = self._monotonic() + _LOOK_S
         answer = self._thread.commit_and_read(transaction, self._ahead.wanted())
         return _Step(group, records, transaction, is_kept, may_accept, answer)
@@ -359,7 +369,7 @@ class BackupProvider(Handler):
             self._settings.durability == "overflow" and self._bus_is_up and not self.is_stopping
             and self._ahead.has_room(len(records))
             and self._pending.uncommitted + len(records) <= 2 * self._memory_messages
-            and not any(batch.on_accepted for batch in group)
+            and not any(batch.on_accepted or batch.kept for batch in group)
         )  # fmt: skip
 
     def _settle(self, step: _Step, reply: JournalReply) -> None:

@@ -19,7 +19,8 @@ LOG_BYTES = 4 << 20
 LOG_MAX_BYTES = 32 << 20
 #: On a small disk no more than this share of it is kept free.
 _MOST_SHARE = 8
-#: A row that leaves may change a page of its own and a neighbour; in the log each has a header.
+#: A row that leaves, or a text that is replaced, may change a page of its own and a neighbour; in the log each has a
+#: header.
 _LEAVING_BYTES = 2 * (4096 + 24)
 #: What each transaction takes beside its rows: totals, inner pages of the trees, the log's index.
 _FIXED_BYTES = 64 << 10
@@ -63,7 +64,8 @@ def need_of(transaction: Transaction) -> Need:
     growth_bytes += _pages_bytes(
         [len(record.body) + 4 * len(name + reason) + 32 for name, record, reason in transaction.parks]
     )
-    leaving = len(transaction.holds) + 2 * len(transaction.parks)
+    growth_bytes += _pages_bytes([4 * len(name + (text or "")) for name, text in transaction.kept.items()])
+    leaving = len(transaction.kept) + len(transaction.holds) + 2 * len(transaction.parks)
     leaving += _named(transaction.discards) + _named(transaction.held_discards)
     return Need(growth_bytes + leaving * _LEAVING_BYTES + _FIXED_BYTES, growth_bytes)
 
@@ -72,7 +74,7 @@ def fits(transaction: Transaction, need: Need, disk: Disk, floor: int) -> bool:
     """Answer whether a transaction leaves what it has to."""
     growth_bytes = max(0, need.growth_bytes - disk.emptied_bytes)
     left_bytes = 0
-    if transaction.appends:
+    if transaction.accepts:
         # What only fills emptied pages may go lower: it must not wait for room that the file itself holds.
         left_bytes = floor if growth_bytes else floor // 4
     elif transaction.holds or transaction.parks:

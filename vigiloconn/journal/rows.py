@@ -6,10 +6,14 @@ caller keeps only if it commits.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar, cast
+from urllib.parse import quote
 
 from peewee import FloatField, IntegerField, Model, SqliteDatabase, TextField
 
@@ -29,8 +33,8 @@ _INSERT_ROWS = 250
 #: A higher id leaves no room to count on from it, and must be another program's.
 HIGHEST_ID = 2**62
 
-_META, _ACCEPTED, _HELD, _BOOT, _PARKED = (
-    PREFIX + name for name in ("meta", "accepted", "held", "boot", "parked")
+_META, _ACCEPTED, _HELD, _BOOT, _PARKED, _KEPT = (
+    PREFIX + name for name in ("meta", "accepted", "held", "boot", "parked", "kept")
 )
 
 T = TypeVar("T")
@@ -112,7 +116,15 @@ def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
         msg = TextField()
         parked_at = FloatField()
 
-    models: list[type[Model]] = [Main, Meta, Accepted, Held, Boot, Parked]
+    class Kept(Model):
+        name = TextField(primary_key=True)
+        text = TextField()
+
+        class Meta:
+            # One tree: a name and its text change in one place.
+            without_rowid = True
+
+    models: list[type[Model]] = [Main, Meta, Accepted, Held, Boot, Parked, Kept]
     for model in models:
         model._meta.set_database(database)
         name = table if model is Main else PREFIX + model.__name__.lower()
@@ -137,7 +149,7 @@ class JournalRows:
         return cast(sqlite3.Connection, self._database.connection())  # type: ignore[no-untyped-call]
 
     def create(self, boot_id: str) -> None:
-        """Make the tables that are missing, and the columns that a file of version 1 lacks."""
+        """Make the tables that are missing (version 2 lacks one), and the columns that a file of version 1 lacks."""
         self._database.create_tables(self._models)
         for table in (_ACCEPTED, _HELD):
             known = {row[1] for row in self.connection.execute(f"PRAGMA table_info({table})")}
@@ -315,6 +327,20 @@ class JournalRows:
             for record in records[1:]:
                 self._keep_time(counts, record)
 
+    def read_kept(self) -> dict[str, str]:
+        """Return the texts that were stored with accepted messages, by name."""
+        return dict(self.connection.execute(f"SELECT name, text FROM {_KEPT}"))
+
+    def write_kept(self, texts: Mapping[str, str | None]) -> None:
+        """Store texts by name; None deletes one."""
+        gone = [(name,) for name, text in texts.items() if text is None]
+        self.connection.executemany(f"DELETE FROM {_KEPT} WHERE name = ?", gone)
+        # In place where the name is there: to delete and insert would move the row about in its page.
+        self.connection.executemany(
+            f"INSERT INTO {_KEPT} (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text",
+            [item for item in texts.items() if item[1] is not None],
+        )
+
     def _keep_time(self, counts: Counts, record: Record) -> None:
         if not _is_close(counts.newest_range, _stamp(record)):
             self._begin_range(counts, record.id, _stamp(record))
@@ -439,6 +465,18 @@ class JournalRows:
     def write_meta(self, values: Mapping[str, int | str]) -> None:
         """Set values of the file itself."""
         self.connection.executemany(f"INSERT OR REPLACE INTO {_META} (key, value) VALUES (?, ?)", values.items())
+
+
+def kept_in_file(path: Path) -> dict[str, str]:
+    """Return the kept texts that the file at `path` has without its log; none where they can't be read.
+
+    Changes nothing: opened in another way, SQLite would fold or delete the log.
+    """
+    try:
+        with closing(sqlite3.connect(f"file:{quote(os.fspath(path))}?mode=ro&immutable=1", uri=True)) as connection:
+            return dict(connection.execute(f"SELECT name, text FROM {_KEPT}"))
+    except sqlite3.Error:
+        return {}
 
 
 def _measure(

@@ -39,7 +39,7 @@ from vigiloconn.journal.files import (
     sqlite_error,
     translate,
 )
-from vigiloconn.journal.rows import PREFIX, Counts, JournalRows
+from vigiloconn.journal.rows import PREFIX, Counts, JournalRows, kept_in_file
 from vigiloconn.journal.runs import LOWEST_ID, Run, gaps, merged
 from vigiloconn.journal.transaction import OpenReport, ParkedRecord, StoredRecord, Transaction
 from vigiloconn.kit.lockfile import LockFile
@@ -49,7 +49,7 @@ __all__ = ["DbRetry", "OpenReport", "ParkedRecord", "StoredRecord", "Transaction
 log = logging.getLogger(__name__)
 
 #: Version of the side tables. A file with a higher one was written by a newer program.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: Ids that a killed process used without journaling them are unknown to its file, so the next process begins this
 #: much higher; 63 bits have room for nine million such ends.
 CRASH_GAP_IDS = 10**12
@@ -108,6 +108,8 @@ class DbRetry:
         self._written_upto = 0
         """The highest id that was given to a row of the main table."""
         self._opened = Stamp(0.0, None)
+        self._kept: dict[str, str] = {}
+        """What is stored of kept texts: a file that is set aside may not give them any more."""
         self._inode = (0, 0)
         advice = ": stop it, or name another file in backup_file"
         self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
@@ -183,7 +185,7 @@ class DbRetry:
         same again, for as long as that is not done. Raises `JournalFull`, `JournalBusy`, `JournalDamaged`, and
         `OutsideChange` when `take_in` must come first.
         """
-        if transaction.appends:
+        if transaction.accepts:
             self._check_log()
         if self._fits(transaction):
             try:
@@ -253,11 +255,15 @@ class DbRetry:
         with self._translated():
             return self._rows.parked(limit)
 
+    def kept(self, prefix: str) -> dict[str, str]:
+        """Return the texts that were stored with accepted messages, those whose names begin with `prefix`."""
+        return {name: text for name, text in self._kept.items() if name.startswith(prefix)}
+
     def start_afresh(self, problem: str) -> Path:
         """Set the file aside and begin a new one, with a new uuid. Returns where the old one is.
 
-        Ids go on above `next_id`. What was unread stays in the file that was set aside. Raises `StartError` when no
-        new one can be begun; the journal is closed then.
+        Ids go on above `next_id`, and kept texts are handed on. What was unread stays in the file that was set aside.
+        Raises `StartError` when no new one can be begun; the journal is closed then.
         """
         aside = self._put_away(problem)
         try:
@@ -279,6 +285,7 @@ class DbRetry:
                 log.warning("journal %s: closed as it is: %s", self.path, exc)
             self._checkpoint()
             self._database.close()
+        self._kept = {}
         self._lock.release()
 
     # Opening.
@@ -326,10 +333,21 @@ class DbRetry:
         return ""
 
     def _put_away(self, problem: str) -> Path:
+        if not self._kept:
+            self._kept = self._kept_in_damaged()
         aside = self.path if self.volatile else set_aside(self.path)
         self._database.close()
         log.error("journal %s: damaged (%s): set aside as %s, a new one is begun", self.path, problem, aside)
         return aside
+
+    def _kept_in_damaged(self) -> dict[str, str]:
+        """Return what can still be read of the kept texts. Older ones than the last do no harm, but cost repeats."""
+        if not self._database.is_closed():
+            try:
+                return self._rows.read_kept()
+            except (sqlite3.Error, PeeweeException):
+                pass  # the damage is there, or the file is no database
+        return kept_in_file(self.path)
 
     def _begin(self) -> None:
         """Bring the file into use. Raises `StartError`."""
@@ -377,6 +395,9 @@ class DbRetry:
                 rows.forget_times(counts, rows.bounds()[0], opened)
             used_id = self._renumber(counts, strange, used_id)
             journal_uuid = meta.get("uuid") or uuid.uuid4().hex
+            # What a file that was set aside had; there is nothing before the first.
+            rows.write_kept(self._kept)
+            kept = rows.read_kept()
             rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
             self._data_version = rows.data_version()
             first_id, self._written_upto = rows.bounds()
@@ -386,6 +407,7 @@ class DbRetry:
             self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
         self._counts, self._opened, self.next_id, self.uuid = counts, opened, used_id + 1, journal_uuid
+        self._kept = kept
 
     def _take_over_default_table(self) -> None:
         """Move what waits in `tobus` to the table that `backup_table` names: the old program ignored that key."""
@@ -530,6 +552,10 @@ class DbRetry:
                     self._data_version = self._rows.data_version()
             raise
         self._counts = counts
+        for name, text in transaction.kept.items():
+            self._kept.pop(name, None)
+            if text is not None:
+                self._kept[name] = text
         self.next_id = max(self.next_id, used_id + 1)
         if transaction.appends:
             self._written_upto = transaction.appends[-1].id
@@ -538,6 +564,8 @@ class DbRetry:
         rows = self._rows
         if transaction.appends:
             rows.append(counts, transaction.appends)
+        if transaction.kept:
+            rows.write_kept(transaction.kept)
         rows.hold(counts, transaction.holds)
         rows.park(counts, transaction.parks, self.clock.now().wall_s)
         rows.discard(counts, transaction.discards)

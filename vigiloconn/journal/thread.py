@@ -103,9 +103,10 @@ class JournalThread:
             reply.has_moved = reply.has_deleted = False
         except JournalFull as exc:
             reply.error = exc
+            rest = replace(transaction, appends=(), kept={})
             # Deletions first: the moves can use the room that they make.
-            reply.has_deleted = self._is_applied(replace(transaction, appends=(), holds=(), parks=()))
-            reply.has_moved = self._is_applied(replace(transaction, appends=(), discards=(), held_discards=()))
+            reply.has_deleted = self._is_applied(replace(rest, holds=(), parks=()))
+            reply.has_moved = self._is_applied(replace(rest, discards=(), held_discards=()))
         self._read(reply, transaction, wanted)
         return reply
 

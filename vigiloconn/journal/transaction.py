@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,6 +21,8 @@ class Transaction:
 
     appends: Sequence[Record] = ()
     """Ids ascending and never used before: take them from `DbRetry.next_id`."""
+    kept: Mapping[str, str | None] = field(default_factory=dict)
+    """Texts by name, None to delete one. They belong to the appends: stored with them, and never without."""
     holds: Sequence[tuple[str, Record]] = ()
     """(exchange, record): to the held table, and away from the main table."""
     parks: Sequence[tuple[str, Record, str]] = ()
@@ -31,27 +33,32 @@ class Transaction:
     """The same in the held table."""
 
     def __bool__(self) -> bool:
-        return bool(self.appends or self.holds or self.parks or self.discards or self.held_discards)
+        return self.accepts or bool(self.holds or self.parks or self.discards or self.held_discards)
+
+    @property
+    def accepts(self) -> bool:
+        """Answer whether it takes in anything new: messages, or how far a source was read."""
+        return bool(self.appends or self.kept)
 
     @property
     def grows(self) -> bool:
         """Answer whether it writes messages: deletions alone never make the file grow."""
-        return bool(self.appends or self.holds or self.parks)
+        return self.accepts or bool(self.holds or self.parks)
 
     def parts(self) -> list[Transaction]:
         """Cut a transaction in two or more, each true by itself, in order; [] when it can't be cut.
 
-        New messages are not cut: they are accepted together or not at all.
+        New messages are not cut: they and their texts are accepted together or not at all.
         """
         # Deletions first: the moves can use the room that they make.
         kinds = [Transaction(discards=self.discards)] if self.discards else []
         kinds += [Transaction(held_discards=self.held_discards)] if self.held_discards else []
         kinds += [Transaction(holds=self.holds)] if self.holds else []
         kinds += [Transaction(parks=self.parks)] if self.parks else []
-        kinds += [Transaction(appends=self.appends)] if self.appends else []
+        kinds += [Transaction(appends=self.appends, kept=self.kept)] if self.accepts else []
         if len(kinds) != 1:
             return kinds
-        if self.appends:
+        if self.accepts:
             return []
         if self.holds:
             return [Transaction(holds=half) for half in _halves(self.holds)]
