@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # make test ARGS='-k journal'
 ARGS ?=
+# Files of tests that run side by side; make test JOBS=0 ARGS=-s for one process, to look or to debug.
+JOBS ?= 2
 # make run BUS=host:port BUS_USER=name BUS_PASSWORD=secret RUN_FOR=seconds
 BUS ?=
 BUS_USER ?=
@@ -26,7 +28,7 @@ export BUS BUS_USER BUS_PASSWORD RUN_FOR
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo "Variables: PYTHON=python3.12  ARGS='pytest arguments'  BUS=host:port BUS_USER= BUS_PASSWORD= RUN_FOR=seconds"
+	@echo "Variables: PYTHON=python3.12  ARGS='pytest arguments' JOBS=2  BUS=host:port BUS_USER= BUS_PASSWORD= RUN_FOR=seconds"
 	@echo "           SEED=n RUNS=m CLUSTER=k FUZZ=inputs"
 
 venv: ## make the virtual environment in .venv, again when setup.py has changed
@@ -42,10 +44,10 @@ run: venv $(if $(BUS),,rabbitmq) ## start a private RabbitMQ and a connector, se
 	@$(BIN)/python -m examples.demo
 
 test: venv rabbitmq ## run all tests, on RabbitMQ nodes that the tests start themselves
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-nagios: venv rabbitmq nagios ## run the tests with a real Nagios, which the tests start themselves
-	@$(BIN)/python -m pytest $(ARGS) tests/nagios
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/nagios
 
 chaos: venv rabbitmq ## put the promise on trial: RUNS=10 runs of faults and FUZZ=1000000 random inputs, by SEED=n
 	@$(BIN)/python -m tests.chaos --runs=$(RUNS) $(if $(SEED),--seed=$(SEED)) $(ARGS)

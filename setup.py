@@ -29,6 +29,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.170,<7",
             "psutil>=7,<8",
             "trustme>=1.2,<2",
