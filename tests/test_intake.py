@@ -81,7 +81,7 @@ def test_batches_come_out_whole_and_in_order_and_stay_in_hand_until_they_are_acc
     first, second = batch("event", "perf"), batch("state")
     bench.intake.put(first)
     bench.intake.put(second)
-    assert bench.wakes == 2
+    assert bench.wakes == 1
     assert bench.intake.next_group() == bench.intake.next_group() == [first, second]
     assert (bench.intake.messages, bench.intake.is_empty()) == (3, False)
     bench.accept()
@@ -203,3 +203,27 @@ def test_a_single_batch_can_not_be_halved(bench: Bench) -> None:
     bench.intake.put(batch("event"))
     assert not bench.intake.try_half(bench.intake.next_group())
     assert not bench.intake.try_half([])
+
+
+def test_only_a_batch_that_changes_when_the_next_commit_is_due_wakes_the_journal() -> None:
+    bench = Bench()
+    bench.intake.put(batch("event"))
+    bench.intake.put(batch("event"))
+    assert (bench.wakes, bench.intake.is_urgent) == (1, False)
+    asked = batch("event")
+    asked.on_accepted = lambda: None
+    bench.intake.put(asked)
+    assert (bench.wakes, bench.intake.is_urgent) == (2, True)
+    bench.accept()
+    assert not bench.intake.is_urgent
+    bench.intake.put(batch("event"))
+    assert bench.wakes == 3
+
+
+def test_a_full_queue_is_urgent_since_writers_wait_for_room_in_it() -> None:
+    bench = Bench()
+    for _ in range(module._BATCHES):
+        bench.intake.put(batch())
+    assert (bench.wakes, bench.intake.is_urgent) == (2, True)
+    bench.accept()
+    assert not bench.intake.is_urgent

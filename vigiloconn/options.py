@@ -84,6 +84,7 @@ class ConnectorSettings:
     backup_table: str
     durability: str
     synchronous: str
+    commit_delay_ms: int
     journal_max_messages: int
     journal_max_bytes: int
     journal_min_free_bytes: int

@@ -264,6 +264,9 @@ class Core:
 
     def pump(self) -> None:
         """Let the publisher's greenlet send what it may."""
+        if not self.publisher._wake.is_set():
+            # A deadline is waited for in milliseconds: the clock may be a rounding error before it.
+            self.clocks.advance(0.001)
         self.publisher._wake.clear()
         self.pumping = True
         self._rounds = 0

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from gevent.event import Event
 from gevent.queue import Empty, Queue
 
+from vigiloconn.accepting.gathering import ENOUGH_MESSAGES
 from vigiloconn.interfaces import Batch, Item
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.kit.ratelog import RateLimitedLog
@@ -31,7 +32,7 @@ _DROP_SHARE = 0.8
 class Intake:
     """A bounded queue of batches, with admission by the journal's bounds.
 
-    `on_put` is called when a batch has come in.
+    `on_put` is called when a batch has come in that is the first, or that makes what waits urgent.
     """
 
     def __init__(self, journal: DbRetry, settings: ConnectorSettings, on_put: Callable[[], None]) -> None:
@@ -46,6 +47,7 @@ class Intake:
         self._size_bytes = 0
         self._queue: Queue[Batch] = Queue(_BATCHES)
         self._in_hand: list[Batch] = []
+        self._asked = 0
         self._portion: int | None = None
         self._room = Event()
         self._is_closed = False
@@ -64,8 +66,17 @@ class Intake:
             batch = self._wait_for_room(batch)
         self.messages += len(batch.items)
         self._size_bytes += batch.size_bytes
+        was_empty = self.is_empty()
         self._queue.put(batch)
-        self._on_put()
+        if batch.on_accepted is not None:
+            self._asked += 1
+        if was_empty or self.is_urgent or self.messages >= ENOUGH_MESSAGES:
+            self._on_put()
+
+    @property
+    def is_urgent(self) -> bool:
+        """True while somebody waits: for the acceptance of what came in, or for room in the queue."""
+        return self._asked > 0 or self._queue.full()
 
     def is_empty(self) -> bool:
         """Answer whether no batch waits for the journal."""
@@ -80,6 +91,7 @@ class Intake:
         """What `next_group` returned last is in the journal."""
         self.messages -= sum(len(batch.items) for batch in group)
         self._size_bytes -= sum(batch.size_bytes for batch in group)
+        self._asked -= sum(batch.on_accepted is not None for batch in group)
         if self._portion is not None:
             self._portion = 2 * self._portion if len(group) < len(self._in_hand) else None
         del self._in_hand[: len(group)]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import gevent
 from gevent.event import Event
 
+from vigiloconn.accepting.gathering import Gathering
 from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
 from vigiloconn.accepting.pending import Pending
@@ -88,6 +89,7 @@ class BackupProvider(Handler):
         self._wake = Event()
         self._memory_messages = settings.max_queue_size or PAGE_MESSAGES
         self._intake = Intake(journal, settings, self._wake.set)
+        self._gathering = Gathering(settings.commit_delay_ms / 1000)
         self._pending = Pending()
         self._ahead = ReadAhead(self._memory_messages)
         self._obstacle = Obstacle(monotonic)
@@ -336,10 +338,16 @@ class BackupProvider(Handler):
     def _seconds_to_write(self) -> float:
         if self._obstacle:
             return self._obstacle.seconds_to_retry()
-        if not self._intake.is_empty() or (self._pending.uncommitted and not self._bus_is_up):
+        if self._pending.uncommitted and not self._bus_is_up:
             return 0.0
-        due_s = self._pending.seconds_to_work(self._monotonic())
-        return max(0.0, self._look_at_s - self._monotonic()) if due_s is None else due_s
+        now_s = self._monotonic()
+        due_s = self._pending.seconds_to_work(now_s)
+        delay_s = max(0.0, self._look_at_s - now_s) if due_s is None else due_s
+        return delay_s if self._intake.is_empty() else min(delay_s, self._seconds_to_commit(now_s))
+
+    def _seconds_to_commit(self, now_s: float) -> float:
+        messages, is_urgent = self._intake.messages, self._intake.is_urgent
+        return self._gathering.seconds_to_commit(now_s, messages, is_urgent=is_urgent)
 
     def _begin(self) -> _Step:
         """Give the thread what has gathered."""
@@ -359,7 +367,10 @@ class BackupProvider(Handler):
         # Of these batches and no others: what is built anew after an error may have fewer.
         texts = {name: text for batch in group for name, text in batch.kept.items()}
         transaction = self._pending.transaction([] if is_kept else records, not is_kept, texts)
-        self._look_at_s = self._monotonic() + _LOOK_S
+        now_s = self._monotonic()
+        self._look_at_s = now_s + _LOOK_S
+        if transaction.accepts:
+            self._gathering.began(now_s)
         answer = self._thread.commit_and_read(transaction, self._ahead.wanted())
         return _Step(group, records, transaction, is_kept, may_accept, answer)
 

@@ -119,6 +119,9 @@ CONNECTOR = (
          "`journal`: every message is committed to disk before it is sent; `overflow`: only what can't be sent now"),
     _new("synchronous", "full", values.choice("full", "normal"),
          "`full`: a commit is on the disk; `normal`: it outlives the process, not a power cut"),
+    _new("commit_delay_ms", "5", values.whole(0, 1000),
+         "while messages keep coming, how far one commit is behind the other, so that lines share it; nothing waits "
+         "after a pause, where a writer asks for acceptance (`sync`), or where hundreds wait; 0: never", unit="ms"),
     _new("journal_max_messages", "10000000", values.whole(1), "bound of the journal", unit="messages"),
     _new("journal_max_bytes", "4 GiB", values.byte_count,
          "bound of the journal; suffix K, M, G (KiB, MiB, GiB)", unit="bytes"),
