@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vigiloconn.errors import SettingsError
+from vigiloconn.kit.endpoint import Endpoint
 from vigiloconn.settings import logsetup, paths, schema
 from vigiloconn.settings.files import exposure, read_secret, read_text
 from vigiloconn.settings.ini import comment_hint, first_word, parse_ini
@@ -98,6 +99,9 @@ class ConnectorSettings:
     self_monitoring_nagios_exchange: Publication | None
     self_monitoring_perf_exchange: Publication | None
     socket_group: str | None
+    control: str | None
+    """None: beside the journal; "": none."""
+    http: Endpoint | None
     lock_file: str | None
     timeout_s: float
 

@@ -78,6 +78,10 @@ class Intake:
         """True while somebody waits: for the acceptance of what came in, or for room in the queue."""
         return self._asked > 0 or self._queue.full()
 
+    def has_room(self) -> bool:
+        """Answer whether the journal's bounds leave room for messages of types that block."""
+        return self._has_room(1.0)
+
     def is_empty(self) -> bool:
         """Answer whether no batch waits for the journal."""
         return not self._in_hand and bool(self._queue.empty())

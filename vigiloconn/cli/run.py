@@ -14,6 +14,7 @@ import gevent
 
 from vigiloconn import __version__
 from vigiloconn.cli.usage import UsageError, parse, parse_instance
+from vigiloconn.connectors.operating import add_control
 from vigiloconn.errors import SettingsError, StartError
 from vigiloconn.kit import descriptors
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail, say
@@ -40,6 +41,7 @@ def main(arguments: list[str]) -> int:
         logsetup.configure_logging(settings, options["--log-level"])
         supervisor = Supervisor(stop_timeout_s=settings.runtime.stop_timeout_s)
         build(settings, supervisor)
+        add_control(settings, supervisor)
     except (UsageError, SettingsError) as exc:
         return fail(exc, EXIT_USAGE)
     except StartError as exc:

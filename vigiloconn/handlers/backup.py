@@ -148,6 +148,22 @@ class BackupProvider(Handler):
         """What the ids of this journal's messages begin with."""
         return self.journal.uuid
 
+    def is_alive(self, timeout_s: float) -> bool:
+        """Answer whether the journal's thread takes its turns. Waits for that, at most `timeout_s`."""
+        if self.report is None:
+            return False
+        turn = self._thread.begin(_nothing)
+        turn.wait(timeout_s)
+        return turn.ready()
+
+    def refusal(self) -> str:
+        """Return why no message is accepted now, "" where they are."""
+        if self.is_stopping or self.report is None:
+            return "the connector is stopping" if self.is_stopping else "the journal is not open"
+        if (problem := self._obstacle.problem()) is not None:
+            return problem.text
+        return "" if self._intake.has_room() else "the journal is full"
+
     def held_exchanges(self) -> dict[str, int]:
         """Return the exchanges for which messages are held -> their number."""
         return self.journal.held_exchanges()
@@ -462,6 +478,10 @@ class BackupProvider(Handler):
         # What was only in the old file stays there; ids go on above.
         self._ahead.skip_to_end()
         self.on_available()
+
+
+def _nothing() -> None:
+    """A turn of the thread that does nothing."""
 
 
 def backupprovider_factory(settings: Settings) -> BackupProvider:

@@ -148,6 +148,12 @@ CONNECTOR = (
          default_doc="that of `perf`"),
     _new("socket_group", None, values.optional_text, "group that may write to the socket",
          default_doc="the process's"),
+    _new("control", None, values.control_path,
+         "socket on which the connector tells of itself and takes requests; empty: none",
+         default_doc="`control.sock` beside the journal"),
+    _new("http", None, values.optional_endpoint,
+         "`host:port` where everybody may read what the control socket tells, and change nothing",
+         default_doc="none"),
     _old("lock_file", None, values.optional_text, "one-shot clients: lock, so that one runs at a time"),
     _old("timeout", "30", values.seconds, "one-shot clients: time limit", attribute="timeout_s", unit="s"),
 )

@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from vigiloconn.kit.endpoint import Endpoint, parse_endpoint
 from vigiloconn.kit.limits import MAX_NAME_BYTES, MAX_SOCKET_PATH_BYTES, MAX_TTL_S
 
 Converter = Callable[[str], Any]
 
+#: Where `http` names no port.
+DEFAULT_HTTP_PORT = 9273
 QUEUE_TYPES = ("classic", "quorum")
 AUTH_METHODS = ("plain", "amqplain", "external")
 #: A year. More is a slip of the pen, and would overflow some timers.
@@ -125,6 +128,16 @@ def socket_path(text: str) -> str | None:
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise ValueError(f"expected a path of at most {MAX_SOCKET_PATH_BYTES} bytes, got {shown(path)}")
     return path or None
+
+
+def control_path(text: str) -> str:
+    """Return the path of the control socket, "" where there is to be none."""
+    return socket_path(text) or ""
+
+
+def optional_endpoint(text: str) -> Endpoint | None:
+    """Return host and port, None where the text is empty."""
+    return parse_endpoint(plain(text), DEFAULT_HTTP_PORT) if plain(text) else None
 
 
 def table_name(text: str) -> str:
