@@ -1,7 +1,7 @@
 """Chaos: seeded runs of faults, each held to the promise.
 
 Usage:
-    chaos [--seed=N] [--runs=N] [--only=DIRECTION] [--short] [--episodes=N] [--keep=DIR]
+    chaos [--seed=N] [--runs=N] [--only=DIRECTION] [--short] [--soak=N] [--rest=SECONDS] [--keep=DIR]
 
 Options:
     --seed=N    seed of the first run; the next run has the next number (default: drawn, and printed)
@@ -9,7 +9,8 @@ Options:
     --only=DIRECTION  `lines` to the bus, messages to a `handler`, commands to a `pipe`, else the seed decides;
                 or `cluster`: lines to quorum queues of three nodes, which takes minutes
     --short     as in `make test`: few faults, those that begin and end at once
-    --episodes=N  how often something strikes in a run; with a hundred and more a soak (default: 2 to 5, as drawn)
+    --soak=N    a long run of one process, which nothing ends: N times something strikes (default: 2 to 5, as drawn)
+    --rest=SECONDS  how long nothing strikes in between [default: 30]
     --keep=DIR  where the files of failed runs are kept [default: .run/chaos]
 
 The exit status is 1 when a run has failed.
@@ -31,11 +32,13 @@ from docopt import docopt
 
 from tests.chaos.cluster import Cluster, running_cluster
 from tests.chaos.disk import can_mount
-from tests.chaos.plan import Plan, draw_plan
+from tests.chaos.plan import Plan, Soak, draw_plan
 from tests.chaos.runner import Report, Run, heal
 from tests.chaos.stage import CLUSTER
 from tests.support.rabbit import RabbitNode
 
+#: Of a run that takes longer than two of these, what it used is told for each.
+_COURSE_S = 300.0
 _MARK = "VIGILOCONN_CHAOS_MOUNTS"
 
 
@@ -50,7 +53,7 @@ def main() -> int:
     runs = int(options["--runs"])
     say(f"chaos: seed {seed}, {runs} runs")
     failed: list[Report] = []
-    alike = [option for option in sys.argv[1:] if option.startswith(("--short", "--only=", "--episodes="))]
+    alike = [option for option in sys.argv[1:] if option.startswith(("--short", "--only=", "--soak=", "--rest="))]
     with ExitStack() as stack:
         if options["--only"] == CLUSTER:
             cluster = stack.enter_context(running_cluster())
@@ -59,7 +62,8 @@ def main() -> int:
         for number in range(seed, seed + runs):
             plan = draw_plan(
                 number, direction=options["--only"] or "", is_short=options["--short"],
-                episodes=int(options["--episodes"] or 0) or None, may_mount=_MARK in os.environ,
+                soak=Soak(int(options["--soak"]), float(options["--rest"])) if options["--soak"] else None,
+                may_mount=_MARK in os.environ,
             )
             report = run_one(cluster, plan, Path(options["--keep"]), " ".join(alike))
             if report.verdict.findings:
@@ -75,7 +79,11 @@ def run_one(cluster: Cluster, plan: Plan, keep: Path, options: str) -> Report:
     say(f"seed {plan.seed}: {plan.shape}")
     try:
         report = Run(plan, cluster, place / "run", say).play()
-        say(f"{report}; {time.monotonic() - began_s:.0f} s")
+        took_s = time.monotonic() - began_s
+        say(f"{report}; {took_s:.0f} s")
+        if took_s > 2 * _COURSE_S:
+            for line in report.usage.course(_COURSE_S):
+                say(f"  {line}")
         if report.verdict.findings:
             kept = keep / str(plan.seed)
             shutil.rmtree(kept, ignore_errors=True)

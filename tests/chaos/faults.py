@@ -50,6 +50,8 @@ class Fault:
     may_refuse: bool = False
     may_fail_start: bool = False
     needs_mount: bool = False
+    ends_life: bool = False
+    """The connector's process ends."""
     flows_on: bool = False
     """The way must be free again while it lasts."""
     only: Sequence[str] = DIRECTIONS
@@ -311,19 +313,23 @@ FAULTS: dict[str, Fault] = {
         lambda chance: chance.randint(5, 200) * 1000),
     "confirms swallowed": Fault("way", lambda stage, _: stage.proxy.swallow("confirms"), _unswallow),
     "answers swallowed": Fault("way", lambda stage, _: stage.proxy.swallow("answers"), _unswallow),
-    "connector killed": Fault("connector", _kill, _release),
+    "connector killed": Fault("connector", _kill, _release, ends_life=True),
     "connector killed at a point": Fault(
-        "connector", _arm, _disarm, _draw_point(points.PUBLISHING, points.IN_TROUBLE), only=(LINES, CLUSTER)),
+        "connector", _arm, _disarm, _draw_point(points.PUBLISHING, points.IN_TROUBLE), ends_life=True,
+        only=(LINES, CLUSTER)),
     "connector killed at a point of consuming": Fault(
-        "connector", _arm, _disarm, _draw_point(points.CONSUMING), only=(HANDLER, PIPE)),
-    "connector killed at the pipe": Fault("connector", _arm, _disarm, _draw_point(points.PIPING), only=(PIPE,)),
+        "connector", _arm, _disarm, _draw_point(points.CONSUMING), ends_life=True, only=(HANDLER, PIPE)),
+    "connector killed at the pipe": Fault(
+        "connector", _arm, _disarm, _draw_point(points.PIPING), ends_life=True, only=(PIPE,)),
     "connector killed at its start": Fault(
         "connector", _die_at_start, _disarm_and_release,
-        lambda chance: chance.choice([point.name for point in points.STARTING]), only=(LINES, PIPE)),
+        lambda chance: chance.choice([point.name for point in points.STARTING]), ends_life=True,
+        only=(LINES, PIPE)),
     "connector killed at its stop": Fault(
         "connector", _die_at_stop, _disarm_and_release,
-        lambda chance: chance.choice([point.name for point in points.STOPPING]), only=(LINES, PIPE)),
-    "connector stopped in order": Fault("connector", _stop, _release),
+        lambda chance: chance.choice([point.name for point in points.STOPPING]), ends_life=True,
+        only=(LINES, PIPE)),
+    "connector stopped in order": Fault("connector", _stop, _release, ends_life=True),
     "connector frozen": Fault("connector", _freeze, _thaw),
     "disk full": Fault("disk", _fill, _free, needs_mount=True, may_refuse=True, only=(LINES,)),
     "disk slow": Fault(

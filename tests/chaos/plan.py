@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.chaos.faults import FAULTS, Fault
@@ -42,6 +42,8 @@ class Episode:
 
     strikes: Sequence[Strike]
     is_followed_by_calm: bool
+    rest_s: float = 0.0
+    """How long nothing strikes after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,19 @@ class Plan:
         return [strike for episode in self.episodes for strike in episode.strikes]
 
 
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """A long run of one process."""
+
+    episodes: int
+    rest_s: float
+    """How long nothing strikes between two of them."""
+
+
 def draw_plan(
-    seed: int, *, direction: str = "", is_short: bool = False, episodes: int | None = None, may_mount: bool = True
+    seed: int, *, direction: str = "", is_short: bool = False, soak: Soak | None = None, may_mount: bool = True
 ) -> Plan:
-    """Return the plan of a seed. A short one has the faults that begin and end at once, and few of them; `episodes` is
+    """Return the plan of a seed. A short one has the faults that begin and end at once, and few of them; `soak` says
     how often something strikes where that is not for the seed to say."""
     chance = random.Random(seed)
     drawn = chance.choices(DIRECTIONS, (6, 1, 1))[0]
@@ -75,9 +86,12 @@ def draw_plan(
     names = [
         name for name, fault in FAULTS.items()
         if direction in fault.only and not (is_short and fault.is_slow) and (may_mount or not fault.needs_mount)
+        and not (soak and fault.ends_life)
     ]
     drawn_count = 2 if is_short else chance.randint(2, 5)
-    played = [_draw_episode(chance, names, is_short) for _ in range(episodes or drawn_count)]
+    played = [_draw_episode(chance, names, is_short) for _ in range(soak.episodes if soak else drawn_count)]
+    if soak:
+        played = [replace(episode, is_followed_by_calm=True, rest_s=soak.rest_s) for episode in played]
     if direction != LINES:
         shape = _draw_consumer(chance, direction)
         return Plan(seed, shape, direction, played, feed_pause_s=chance.choice((0.01, 0.05)))

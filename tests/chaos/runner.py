@@ -20,6 +20,9 @@ from tests.chaos.recovery import Lag
 from tests.chaos.stage import CLUSTER, Stage
 from tests.support.rabbit import RabbitError, RabbitNode
 
+#: How often the process is looked at while nothing strikes.
+_LOOK_S = 5.0
+
 Note = Callable[[str], None]
 
 
@@ -52,7 +55,6 @@ class Report:
     plan: Plan
     verdict: Verdict
     slowest_s: float = 0.0
-    stall_s: float = 0.0
     starts: int = 0
     usage: Usage = field(default_factory=Usage)
 
@@ -63,8 +65,7 @@ class Report:
             f"{len(self.plan.strikes)} faults",
             f"{v.obligations} obligations, {v.delivered} delivered, {v.repeats} repeats, {v.parked} parked, "
             f"{v.expired} expired, {v.refused} refused", *([f"counted {v.counted}"] if v.counted else []),
-            f"back after {self.slowest_s:.1f} s at most", f"loop's longest stall {self.stall_s * 1000:.0f} ms",
-            f"{self.starts} lives", str(self.usage),
+            f"back after {self.slowest_s:.1f} s at most", f"{self.starts} lives", str(self.usage),
         ]
         return "; ".join(parts)
 
@@ -98,16 +99,14 @@ class Run:
                 self._play(episode)
             self._recover()
             self._findings += flow.settle()
-            self._usage.look(stage.connector.process.pid)
+            self._look()
             if (status := stage.keeper.stop(STOP_S)) != 0:
                 self._findings.append(f"the last stop: expected status 0 within {STOP_S:g} s, got {status}")
             flow.end()
             verdict = flow.judge(self._barred)
             verdict.findings[:0] = self._findings
             self._judge_ends(verdict)
-            return Report(
-                self._plan, verdict, self._slowest_s, stage.controls.stall_s, stage.keeper.starts, self._usage
-            )
+            return Report(self._plan, verdict, self._slowest_s, stage.keeper.starts, self._usage)
 
     def _play(self, episode: Episode) -> None:
         struck: list[Strike] = []
@@ -127,6 +126,18 @@ class Run:
                 self._do(strike.fault.cure, strike)
         if episode.is_followed_by_calm:
             self._recover()
+        self._rest(episode.rest_s)
+
+    def _rest(self, rest_s: float) -> None:
+        until_s = time.monotonic() + rest_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            time.sleep(min(_LOOK_S, left_s))
+            self._look()
+
+    def _look(self) -> None:
+        controls = self._stage.controls
+        stall_s, controls.stall_s = controls.stall_s, 0.0
+        self._usage.look(self._stage.connector.process.pid, stall_s)
 
     def _do(self, act: Callable[[Stage, object], None], strike: Strike) -> None:
         try:
@@ -143,7 +154,7 @@ class Run:
         if self._barred_since is not None:
             self._barred.append(Span(self._barred_since, time.monotonic()))
             self._barred_since = None
-        self._usage.look(self._stage.connector.process.pid)
+        self._look()
 
     def _judge_ends(self, verdict: Verdict) -> None:
         may_fail = any(strike.fault.may_fail_start for strike in self._plan.strikes)
