@@ -52,6 +52,9 @@ class Evidence:
     barred: Sequence[Span] = ()
     may_park: bool = False
     """Whether some fault left a message without a queue."""
+    has_given_before: bool = False
+    """Whether the broker may have given messages to a former self of the consumer, whose node was lost: they come back
+    late, behind others."""
 
 
 @dataclass(slots=True)
@@ -78,6 +81,7 @@ class Verdict:
 class _Copy(NamedTuple):
     name: Name
     message_id: str
+    was_given_before: bool
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -88,7 +92,7 @@ def judge(evidence: Evidence) -> Verdict:
     came = {copy.name for group in copies.values() for copy in group}
     came |= {copy.name for group in _read(evidence.expired_on_bus, by_name, verdict).values() for copy in group}
     _judge_ends(evidence, by_name, came, verdict)
-    _judge_order(copies, verdict)
+    _judge_order(copies, evidence.has_given_before, verdict)
     _judge_identity(copies, verdict)
     _judge_bodies_of_ids(evidence.deliveries, verdict)
     return verdict
@@ -116,7 +120,7 @@ def _read(deliveries: Iterable[Delivery], by_name: Mapping[Name, Written], verdi
             name = name_of(message)
             written = by_name.get(name) if name is not None else None
             if name is not None and written is not None and written.line.body == message:
-                copies[delivery.exchange].append(_Copy(name, delivery.message_id))
+                copies[delivery.exchange].append(_Copy(name, delivery.message_id, delivery.redelivered))
             elif written is not None and written.synced_at is not None:
                 spoilt.append((name, message))
             elif not _is_torn(message, by_name):
@@ -158,14 +162,16 @@ def _may_have_expired(written: Written, evidence: Evidence) -> bool:
                for span in evidence.barred)
 
 
-def _judge_order(copies: Mapping[str, Sequence[_Copy]], verdict: Verdict) -> None:
+def _judge_order(copies: Mapping[str, Sequence[_Copy]], has_given_before: bool, verdict: Verdict) -> None:
     for exchange, group in copies.items():
-        firsts = list(dict.fromkeys(copy.name for copy in group))
+        firsts: dict[Name, _Copy] = {}
+        for copy in group:
+            firsts.setdefault(copy.name, copy)
         verdict.repeats += len(group) - len(firsts)
         latest: dict[str, int] = {}
         early = []
-        for writer, number in firsts:
-            if number < latest.get(writer, 0):
+        for (writer, number), copy in firsts.items():
+            if number < latest.get(writer, 0) and not (has_given_before and copy.was_given_before):
                 early.append(f"{writer} {number} after {latest[writer]}")
             latest[writer] = max(number, latest.get(writer, 0))
         verdict.complain(f"messages out of order in {exchange}", early)

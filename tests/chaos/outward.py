@@ -76,6 +76,7 @@ class LinesFlow:
             [d for d in taken if d.exchange == EXPIRED],
             plan.ttl_s, barred,
             may_park=any(strike.fault.may_park for strike in plan.strikes),
+            has_given_before=not self._stage.cluster.is_alone,
         ))
         verdict.refused = len(self._account.refusals)
         verdict.counted = total_figures((d for d in taken if d.exchange == STATUS), _COUNTERS)

@@ -81,6 +81,19 @@ def test_repeat_is_no_fault_and_a_first_copy_behind_a_newer_one_is() -> None:
     assert findings == ["1 messages out of order in event: w 1 after 2"]
 
 
+def test_what_the_broker_takes_back_from_a_lost_node_may_come_late_and_nothing_else_may() -> None:
+    one, two, three = line(1), line(2), line(3)
+    everything = [written(1), written(2), written(3)]
+    taken_back = delivery(one)._replace(redelivered=True)
+    came = [delivery(two), taken_back, delivery(three)]
+    assert found(written=everything, deliveries=came, has_given_before=True) == []
+    assert found(written=everything, deliveries=came) == ["1 messages out of order in event: w 1 after 2"]
+    late = [delivery(three), taken_back, delivery(two)]
+    assert found(written=everything, deliveries=late, has_given_before=True) == [
+        "1 messages out of order in event: w 2 after 3"
+    ]  # fmt: skip
+
+
 def test_changed_body_and_foreign_message_are_found() -> None:
     changed = delivery(line(1)._replace(body={**line(1).body, "state": "DOWN"}))
     assert "1 bodies that are not what was written" in found(written=[written(1)], deliveries=[changed])[0]
