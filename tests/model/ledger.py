@@ -38,6 +38,8 @@ class Given:
     """It was not accepted, and the writer can know."""
     is_outside: bool = False
     """Another program has put it into the file: it may get another row, and takes its place behind others."""
+    may_be_late: bool = False
+    """Nobody knows any more when it was accepted."""
     row: int = 0
     """Its id, once known."""
     is_safe: bool = False
@@ -132,7 +134,10 @@ class Ledger:
         )  # fmt: skip
 
     def outside(self, numbers: Iterable[int]) -> None:
-        """Another program has put these into the main table, new ones or some that were parked."""
+        """Another program has put these into the main table, new ones or some that were parked; or deleted some."""
+        for given in self.given.values():
+            # The journal no longer trusts its times at the next start: all that waits counts as accepted then.
+            given.may_be_late = True
         for n in numbers:
             self.given[n].is_outside = True
 
@@ -158,9 +163,7 @@ class Ledger:
         if given.n in self._sent:
             return
         self._sent.add(given.n)
-        # Where another program has taken rows away or put some between, a start counts all ages anew.
-        is_touched = bool(self.deleted or self.put_back)
-        if given.ttl_s is not None and given.accepted_before is not None and not is_touched:
+        if given.ttl_s is not None and given.accepted_before is not None and not given.may_be_late:
             assert _least_age_s(given.accepted_before, now) <= given.ttl_s + _TIME_GRAIN_S, f"{given} is late"
         expected = None if given.ttl_s is None else str(given.ttl_s * 1000)
         assert message.properties.get("expiration") == expected, given

@@ -18,13 +18,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.model.core import IN_CYCLE, IN_PUMP
-from tests.model.world import ASIDES, KINDS, LARGE, POISON, UNSENDABLE, UNWANTED, World
+from tests.model.world import ANSWERS, ASIDES, KINDS, LARGE, POISON, UNSENDABLE, UNWANTED, World
 
 FREE = "MODEL_EXAMPLES" in os.environ
 
 numbers = st.integers(0, 7)
 traits = st.sampled_from(["", "", "", "", "", "", "", POISON, UNWANTED, UNSENDABLE, LARGE])
-messages = st.lists(st.tuples(st.sampled_from(sorted(KINDS)), traits), min_size=1, max_size=6)
+kinds = st.sampled_from(sorted(KINDS))
+messages = st.lists(st.tuples(kinds, traits), min_size=1, max_size=6)
+many = st.lists(kinds, min_size=3, max_size=9)
+codes = st.sampled_from([403, 404, 406, 311])
 perf = st.lists(st.tuples(st.just("perf"), st.just("")), min_size=1, max_size=2)
 
 
@@ -51,6 +54,15 @@ class Model(RuleBasedStateMachine):
         self.world = World(**limits, **chosen)  # type: ignore[arg-type]
 
     # -- writers and the crank
+
+    @precondition(while_running)
+    @rule(writer=st.integers(0, 2), chosen=many, answers=st.lists(numbers, max_size=3))
+    def work(self, writer: int, chosen: list[str], answers: list[int]) -> None:
+        """What a connector does all day."""
+        self.world.put(*chosen, writer=writer)
+        self.world.turn()
+        for number in answers:
+            self.world.answer(number)
 
     @precondition(while_running)
     @rule(writer=st.integers(0, 2), chosen=messages | perf, wants_answer=st.booleans(), then_turn=st.booleans())
@@ -95,19 +107,14 @@ class Model(RuleBasedStateMachine):
             self.world.turn()
 
     @precondition(while_answers_are_due)
-    @rule(number=numbers, multiple=st.booleans())
-    def nack(self, number: int, multiple: bool) -> None:
-        self.world.answer(number, multiple=multiple, acked=False)
-
-    @precondition(while_answers_are_due)
-    @rule(number=numbers, confirm=st.booleans())
-    def return_(self, number: int, confirm: bool) -> None:
-        self.world.return_(number, confirm=confirm)
-
-    @precondition(while_answers_are_due)
-    @rule(number=numbers, code=st.sampled_from([403, 404, 406, 311]), taken=st.integers(0, 3))
-    def close_channel(self, number: int, code: int, taken: int) -> None:
-        self.world.close_channel(number, code, taken)
+    @rule(kind=st.sampled_from(["nack", "return", "close"]), number=numbers, code=codes, is_more=st.booleans())
+    def refuse(self, kind: str, number: int, code: int, is_more: bool) -> None:
+        if kind == "nack":
+            self.world.answer(number, multiple=is_more, acked=False)
+        elif kind == "return":
+            self.world.return_(number, confirm=is_more)
+        else:
+            self.world.close_channel(number, code, taken=number % 4)
 
     # -- bad weather
 
@@ -115,6 +122,13 @@ class Model(RuleBasedStateMachine):
     @rule(point=st.sampled_from(IN_PUMP + IN_CYCLE), aside=st.sampled_from(ASIDES), number=numbers)
     def meanwhile(self, point: str, aside: str, number: int) -> None:
         self.world.meanwhile(point, aside, number)
+
+    @precondition(while_answers_are_due)
+    @rule(point=st.sampled_from(IN_PUMP + IN_CYCLE), aside=st.sampled_from(ANSWERS), number=numbers, chosen=messages)
+    def answer_meanwhile(self, point: str, aside: str, number: int, chosen: list[tuple[str, str]]) -> None:
+        self.world.meanwhile(point, aside, number)
+        self.world.put(*chosen)
+        self.world.turn()
 
     @precondition(while_running)
     @rule(kind=st.sampled_from(["lose", "lose", "close", "block", "fill", "fill", "lock"]), number=st.integers(0, 3))

@@ -55,10 +55,8 @@ _EVENTS_TO = ("event", "other")
 #: be encoded; it fills more than a frame, and more than a page of the file.
 POISON, UNWANTED, UNSENDABLE, LARGE = "poison", "unwanted", "unsendable", "large"
 #: What may happen while the core is in the middle of something; with a number that says to whom, or how much.
-ASIDES = (
-    "ack", "ack one", "nack", "return", "close 404", "close 406", "lose", "cut", "block", "put", "advance", "other",
-    "crash", "kill",
-)  # fmt: skip
+ANSWERS = ("ack", "ack one", "nack", "return", "close 404", "close 406", "lose")
+ASIDES = (*ANSWERS, "cut", "block", "put", "advance", "other", "crash", "kill")
 _LONGEST_HEALING = 500
 _OUTSIDE = 9
 _TOLD = ("exchange-held", "exchange-silent")
@@ -370,6 +368,7 @@ class World:
         rows = self.look().main if self._lock is None and self.core.path.exists() else {}
         if len(rows) > 1:
             self.ledger.deleted.add(rows[min(rows)])
+            self.ledger.outside(())
             with closing(self.core.look()) as file:
                 file.execute("DELETE FROM tobus WHERE id = ?", (min(rows),))
             self._is_counted = False
