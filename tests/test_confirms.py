@@ -128,6 +128,11 @@ def test_channel_closed_by_the_broker_gives_back_what_has_no_answer_once(rig: Ri
     assert caught.value.code == 404
 
 
+def test_channel_closed_by_the_broker_leaves_nobody_to_hear_the_answers_of_the_next_with_its_number(rig: Rig) -> None:
+    rig.broker.close_by_broker(404)
+    assert rig.connection.confirms == {}
+
+
 def test_channel_that_is_handed_over_tells_the_other_one() -> None:
     rig = Rig()
     rig.send("a")
