@@ -52,6 +52,8 @@ class Wire:
 
     message: Published
     numbers: list[int]
+    era: int
+    """How often the settings had named other exchanges."""
     is_taken: bool | None = None
     """What the broker has done with it; None while it may still do anything."""
     is_returned: bool = False
@@ -101,6 +103,7 @@ class Ledger:
         self._wires: dict[Published, Wire] = {}
         self._bodies: dict[str, bytes] = {}
         self._first_sent: dict[str, int] = {}
+        self._era = 0
         self._sent: set[int] = set()
         self.heard = 0
         """Confirms of messages that somebody wants, as the core has heard them."""
@@ -133,6 +136,12 @@ class Ledger:
             or _may_have_expired(given, now)
         )  # fmt: skip
 
+    def readdress(self, kind: str, exchange: str) -> None:
+        """The settings name another exchange for a type: what waited for one may now go behind newer ones of another."""
+        self.exchanges[kind] = exchange
+        self._era += 1
+        self._first_sent.clear()
+
     def outside(self, numbers: Iterable[int]) -> None:
         """Another program has put these into the main table, new ones or some that were parked; or deleted some."""
         for given in self.given.values():
@@ -148,7 +157,7 @@ class Ledger:
     def published(self, message: Published, now: Moment) -> None:
         numbers = self.numbers_in(message)
         assert numbers, f"a message with none of ours in it: {message.body!r:.100}"
-        self._wires[message] = Wire(message, numbers)
+        self._wires[message] = Wire(message, numbers, self._era)
         known = self._bodies.setdefault(message.message_id, message.body)
         assert known == message.body, f"message_id {message.message_id}: two contents, {known!r} and {message.body!r}"
         assert message.mandatory
@@ -281,10 +290,12 @@ class Ledger:
     def _check_order(self, exchange: str) -> None:
         """A consumer that drops repeats sees all in order, but for what the broker itself put behind others."""
         seen: set[int] = set()
-        last = 0
+        last = era = 0
         for wire in self._wires.values():
             if wire.message.exchange != exchange or not wire.is_taken:
                 continue
+            if wire.era != era:
+                last, era = 0, wire.era
             for n in wire.numbers:
                 given = self.given[n]
                 if n in seen or n in self.put_behind or given.is_outside or not given.row:

@@ -405,7 +405,7 @@ class World:
         """Let other settings name another exchange for events, from the next start on; the next time the first one."""
         if not self.core.is_running:
             events_to = next(name for name in _EVENTS_TO if name != self.ledger.exchanges["event"])
-            self.ledger.exchanges["event"] = events_to
+            self.ledger.readdress("event", events_to)
             self.core.settings = self._settings[events_to]
 
     def start(self) -> None:
