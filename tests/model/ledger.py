@@ -137,7 +137,7 @@ class Ledger:
         )  # fmt: skip
 
     def readdress(self, kind: str, exchange: str) -> None:
-        """The settings name another exchange for a type: what waited for one may now go behind newer ones of another."""
+        """Settings name another exchange for a type: what waited for one may now go behind newer ones of another."""
         self.exchanges[kind] = exchange
         self._era += 1
         self._first_sent.clear()
