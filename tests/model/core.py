@@ -152,6 +152,8 @@ class Core:
         """There are more brokers."""
         self.on_published: Callable[[Any], None] = lambda message: None
         """Called with each message as it is written."""
+        self.on_loss: Callable[[], None] = lambda: None
+        """Called when the client notices that its connection is gone."""
         self.on_life_ends: Callable[[], None] = lambda: None
         """Called when the process ends, while its figures can still be read."""
         self.is_running = False
@@ -293,6 +295,7 @@ class Core:
         """Let the client notice that its connection is gone."""
         connection = self.client.connection
         if connection is not None and connection.lost is not None:
+            self.on_loss()
             self.client.lose()
 
     def turn(self) -> None:

@@ -120,6 +120,7 @@ class World:
         self.core = Core(self._directory, self._settings["event"], self.clocks)
         self.ledger.exchanges.update((kind, exchange) for kind, (exchange, *_) in KINDS.items())
         self.core.on_published = lambda message: self.ledger.published(message, self.clocks.now())
+        self.core.on_loss = lambda: self._note_loss(0, False)
         self.core.limits = limits
         self.core.has_others = has_others
         self.start()
