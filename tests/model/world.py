@@ -367,7 +367,7 @@ class World:
         """Let the user delete the oldest message of the main table, if it is not the newest too: SQLite would give its
         number to another program's next message, while it may be on its way under it."""
         rows = self.look().main if self._lock is None and self.core.path.exists() else {}
-        if len(rows) > 1:
+        if len(rows) > 1 and not self.ledger.may_have_ended(rows[min(rows)], self.clocks.now()):
             self.ledger.deleted.add(rows[min(rows)])
             self.ledger.outside(())
             with closing(self.core.look()) as file:
