@@ -240,6 +240,25 @@ def test_what_can_not_be_moved_or_deleted_stays_in_hand_and_is_done_later(
     assert_totals_are_exact(crank.journal)
 
 
+def test_what_can_not_be_moved_behind_the_held_ones_takes_its_place_among_them(
+    crank: Crank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crank.put(5)
+    crank.provider.cycle()
+    records = crank.take()
+    crank.provider.hold("x", [records[1], records[3]])
+    crank.provider.cycle()
+    NoRoom(crank, monkeypatch).refuses_all = True
+    # The first as if an operator had put it back.
+    crank.provider.hold("x", [records[0], records[2], records[4]])
+    crank.provider.ask_held("x", 0)
+    crank.provider.cycle()
+    assert numbers(crank.provider.take_held("x") or []) == [1, 2, 3, 4]
+    crank.provider.ask_held("x", 4)
+    crank.provider.cycle()
+    assert numbers(crank.provider.take_held("x") or []) == [5]
+
+
 def test_a_part_of_what_has_gathered_finds_room(crank: Crank, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = NoRoom(crank, monkeypatch)
     disk.most_appends = 2

@@ -142,11 +142,11 @@ class Ledger:
         self._era += 1
         self._first_sent.clear()
 
-    def outside(self, numbers: Iterable[int]) -> None:
+    def outside(self, numbers: Iterable[int], *, adds_only: bool = False) -> None:
         """Another program has put these into the main table, new ones or some that were parked; or deleted some."""
         for given in self.given.values():
-            # The journal no longer trusts its times at the next start: all that waits counts as accepted then.
-            given.may_be_late = True
+            # Unless all that was left is there, the next start trusts no times: what waits counts as accepted then.
+            given.may_be_late |= not adds_only
         for n in numbers:
             self.given[n].is_outside = True
 

@@ -94,3 +94,41 @@ def test_messages_from_before_and_after_a_kill_finish_together() -> None:
         # Their ids lie far apart: the list of all between them would take the memory of the machine.
         world.ack_all()
         world.heal()
+
+
+def test_an_id_that_was_used_since_the_start_does_not_come_again_after_an_outside_change_either() -> None:
+    with World() as world:
+        world.put("event", "event")
+        world.turn()
+        world.answer(1)
+        world.advance(0.2)
+        world.turn()
+        # An outside change that leaves no row: the table ends below what was used.
+        world.put_back()
+        world.advance(1.1)
+        world.turn()
+        world.insert("event")
+        world.heal()
+
+
+def test_what_came_from_outside_beside_a_message_that_skips_its_commit_is_sent() -> None:
+    with World(durability="overflow") as world:
+        world.insert("event", "perf")
+        world.put("event", wants_answer=False)
+        world.heal()
+
+
+def test_a_parked_message_that_is_put_back_on_a_full_disk_goes_before_the_held_ones() -> None:
+    with World(window=1, memory_messages=1) as world:
+        world.put("event", "event", "event")
+        world.turn()
+        world.return_(0)
+        world.pump()
+        world.answer(0, acked=False)
+        world.turn()
+        world.put_back()
+        world.fill_disk()
+        world.kill(0)
+        world.start()
+        world.turn()
+        world.heal()

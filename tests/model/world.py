@@ -343,7 +343,7 @@ class World:
         if self._lock is not None or not self.core.path.exists():
             return
         messages = [self._message(_OUTSIDE, kind, "") for kind in kinds]
-        self.ledger.outside(message["n"] for message in messages)
+        self.ledger.outside([message["n"] for message in messages], adds_only=True)
         with closing(self.core.look()) as file:
             for message in messages:
                 file.execute("INSERT INTO tobus (msg) VALUES (?)", (encode(message).decode(),))

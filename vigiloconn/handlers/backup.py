@@ -438,12 +438,21 @@ class BackupProvider(Handler):
             self._ahead.add_page(readable(reply.page), self._ahead.last_id)
         for exchange, (asked, stored) in reply.held.items():
             page = readable(stored)
-            if not page and not reply.has_moved:
-                # A full disk keeps them out of the held table, not from the bus: they go on from memory.
-                page = self._pending.unmoved(exchange, asked.after_id, PAGE_MESSAGES // 4)
+            if not reply.has_moved:
+                page = self._with_unmoved(exchange, asked.after_id, page)
             self._ahead.add_held_page(exchange, asked, page)
         if reply.page or reply.held:
             self.on_available()
+
+    def _with_unmoved(self, exchange: str, after_id: int, page: list[Record]) -> list[Record]:
+        """Add to a held page what a full disk keeps out of its table, but not from the bus: it goes on from memory."""
+        limit = PAGE_MESSAGES // 4
+        unmoved = self._pending.unmoved(exchange, after_id, limit)
+        if not page:
+            return unmoved
+        # Behind the page there may be more in the table; before its end stands what an operator has put back.
+        between = [record for record in unmoved if record.id < page[-1].id]
+        return sorted([*page, *between], key=lambda record: record.id)[:limit]
 
     def _begin_to_take_in(self) -> None:
         known = merged(self._ahead.unfinished(), self._pending.leaving())
