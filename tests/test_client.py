@@ -290,6 +290,28 @@ def test_state_names_why_the_bus_is_away(broker: FakeBroker) -> None:
         assert isinstance(rig.client.last_error, LeaveBroker)
 
 
+def test_stop_does_not_wait_for_a_channel_that_is_never_opened(tmp_path: Path) -> None:
+    asked = []
+
+    def opens_no_channel(session: Session) -> None:
+        session.shake_hands()
+        asked.append(session.read_method())
+        session.wait_gone()
+
+    with FakeBroker(opens_no_channel) as mute:
+        settings = parse_settings(
+            f"[bus]\nhosts = {mute.address}\n[connector]\nbackup_file = {tmp_path}/backup.sqlite\n"
+        )
+        supervisor = Supervisor(stop_timeout_s=1000)
+        provider = parts.add_journal(settings, supervisor)
+        main = gevent.spawn(supervisor.run)
+        provider.put(Batch([(KEY, body(1))], 10))
+        until(lambda: asked, "a channel is asked for")
+        supervisor.stop()
+        main.join(timeout=20)
+        assert main.value == 0
+
+
 def test_stop_does_not_wait_for_a_broker_that_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:
     with FakeBroker(_silent) as deaf, running(Rig(deaf.address, connect_timeout=1000)):
         until(lambda: deaf.sessions, "the attempt")

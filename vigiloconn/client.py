@@ -32,6 +32,8 @@ _TICK_S = 1.0
 #: How long the way back to the preferred broker waits for what is in the window.
 _DRAIN_S = 10.0
 _CLOSE_S = 1.0
+#: How long an answer may take once the stop was asked for.
+_STOP_ANSWER_S = 1.0
 
 
 class VigiloClient(Handler):
@@ -70,9 +72,9 @@ class VigiloClient(Handler):
     def run(self) -> None:
         self._forget_connection()
         self.supervisor.spawn(self._direct.run, name=f"{self.name}: direct", owner=self)
-        while not self._stop.is_set():
+        while not self.supervisor.stopping:
             delay_s = self._live_once()
-            if delay_s > 0 and not self._stop.is_set():
+            if delay_s > 0 and not self.supervisor.stopping:
                 log.info("next attempt, at %s, in %.1f s", self._rotation.current, delay_s)
                 self._stop.wait(delay_s)
 
@@ -205,6 +207,10 @@ class VigiloClient(Handler):
         while connection.lost is None:
             self._stop.wait(period_s)
             if self._stop.is_set():
+                return
+            if self.supervisor.stopping and connection.waiting_s > _STOP_ANSWER_S:
+                # Who waits for it can't end before.
+                connection.abort("a call is not answered, and the stop does not wait for that")
                 return
             connection.tick()
             for handler in self._handlers:

@@ -17,6 +17,7 @@ from gevent.event import Event
 
 from vigiloconn.interfaces import Client, Problem
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.exits import EXIT_FAILED
 from vigiloconn.kit.greenlets import Ended, Job, failure_of
 from vigiloconn.kit.traces import without_traces
 
@@ -211,7 +212,7 @@ class Supervisor:
                     return
                 self._kill_helpers(handler)
                 if self._is_too_much(handler, crash_times, exc):
-                    self.stop(1)
+                    self.stop(EXIT_FAILED)
                     return
                 if len(crash_times) == 1:
                     delays = backoff_delays(0.1, 10.0)
@@ -269,4 +270,4 @@ class Supervisor:
         for handler in reversed(self._started):
             if failed := failure_of(handler.close):
                 log.error("%s could not be closed", handler.name, exc_info=failed)
-                self.exit_status = self.exit_status or 1
+                self.exit_status = self.exit_status or EXIT_FAILED

@@ -95,7 +95,7 @@ class BusConnection:
         self._name = name
         self._clock = clock
         self._lock = Semaphore(1)
-        self._answers: dict[AsyncResult[Any], Any] = {}
+        self._answers: dict[AsyncResult[Any], tuple[Any, float]] = {}
         self._reader: gevent.Greenlet[..., Any] | None = None
         self._connecting: Any = None
         """The greenlet that is in `connect()`."""
@@ -322,7 +322,7 @@ class BusConnection:
         closed_by: BusRefused | None = getattr(asker, "closed_by", None)
         if closed_by is not None:
             raise again(closed_by)
-        self._answers[answer] = asker
+        self._answers[answer] = asker, self._clock()
         try:
             self.tell(send)
             answer.wait(RPC_TIMEOUT_S)
@@ -332,6 +332,11 @@ class BusConnection:
             return answer.get(block=False)
         finally:
             self._answers.pop(answer, None)
+
+    @property
+    def waiting_s(self) -> float:
+        """For how long the longest of the waiting calls has had no answer; 0 when none waits."""
+        return max((self._clock() - asked_s for _, asked_s in self._answers.values()), default=0.0)
 
     def tell(self, send: Callable[[], Any]) -> Any:
         """Send and translate what goes wrong. Raises `BusDown`, or `BusRefused` where it can't even be encoded."""
@@ -345,7 +350,7 @@ class BusConnection:
 
     def fail_answers(self, asker: Any, error: Exception) -> None:
         """End the waiting calls of one channel, or (None) of all, with `error`."""
-        for answer, owner in list(self._answers.items()):
+        for answer, (owner, _) in list(self._answers.items()):
             if (asker is None or owner is asker) and not answer.ready():
                 answer.set_exception(again(error))
 
