@@ -98,6 +98,8 @@ class Ledger:
         """By the user."""
         self.put_back = 0
         """Messages that were parked, and are to be sent again."""
+        self.cleared: set[int] = set()
+        """Parked, and deleted by the user since."""
         self.is_exact = True
         """False once a life ended in the middle of its work: what it had counted may be counted again."""
         self._wires: dict[Published, Wire] = {}
@@ -124,7 +126,7 @@ class Ledger:
 
     def open(self) -> list[Given]:
         """Return what has not ended, as far as it can be known from the wire."""
-        ended = self.confirmed | self.unroutable | self.deleted
+        ended = self.confirmed | self.unroutable | self.deleted | self.cleared
         return [given for given in self.given.values() if not given.is_lapsed and given.n not in ended]
 
     def may_have_ended(self, n: int, now: Moment) -> bool:
@@ -283,7 +285,7 @@ class Ledger:
         # What the user has deleted may have been on its way, and may have expired there.
         if self.is_exact and not self.deleted:
             assert self._figure("expired", figures) == len(expired)
-            assert self._figure("parked", figures) == len(rows.parked) + self.put_back
+            assert self._figure("parked", figures) == len(rows.parked) + self.put_back + len(self.cleared)
         for exchange in {wire.message.exchange for wire in self._wires.values()}:
             self._check_order(exchange)
 

@@ -374,6 +374,17 @@ class World:
                 file.execute("DELETE FROM tobus WHERE id = ?", (min(rows),))
             self._is_counted = False
 
+    def clear_parked(self) -> None:
+        """Let the user delete all parked messages: they have filled the journal, and were told of."""
+        problems = {problem.name for problem in self.core.provider.problems()}
+        assert "journal-full" in problems, f"nobody is told that the journal is full: {problems}"
+        rows = self.look().parked
+        self.ledger.cleared |= set(rows.values())
+        self.ledger.outside(())
+        with closing(self.core.look()) as file:
+            file.execute("DELETE FROM vigiloconn_parked")
+        self._is_counted = False
+
     def reboot(self) -> None:
         """Let the machine crash and boot again."""
         if self.core.is_running:
@@ -486,6 +497,8 @@ class World:
             self.check()
             if self._is_at_rest():
                 break
+            if self.core.waiting_writers() and not self.core.journal.rows and self.core.journal.parked_rows:
+                self.clear_parked()
             if not sum(self._answer_well(channel) for channel in core.channels):
                 self.advance(1.0)
         else:
