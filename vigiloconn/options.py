@@ -116,9 +116,11 @@ class ConnectorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NagiosSettings:
-    """`[connector-nagios]`: socket and command pipe."""
+    """`[connector-nagios]`: socket, followed files and command pipe."""
 
     listen_unix: str | None
+    follow: tuple[str, ...]
+    follow_reclaim: str
     nagios_pipe: str | None
     nagios_config: str | None
     accepted_commands: tuple[str, ...]
@@ -195,6 +197,8 @@ def parse_settings(
     listen_unix = paths.default_socket(connector, instance)
     is_nagios = connector == "nagios"
     nagios = reader.values("connector-nagios" if is_nagios else None, listen_unix=listen_unix)
+    if not is_nagios:
+        nagios.update(reader.some_values(f"connector-{connector}", ("follow", "follow_reclaim")))
     settings = Settings(
         path=path,
         connector=connector,
@@ -264,6 +268,17 @@ class _Reader:
             except ValueError as exc:
                 # Without its cause: a traceback must not quote more than we do.
                 raise self.error(section or "", key, f"{exc}{comment_hint(text)}") from None
+        return result
+
+    def some_values(self, section: str, keys: tuple[str, ...]) -> dict[str, Any]:
+        """Return attribute -> value of those keys of `[connector-nagios]` that another connector's section has too."""
+        known, given = schema.spellings("connector-nagios"), self.section(section)
+        result: dict[str, Any] = {}
+        for key in (key for key in keys if key in given):
+            try:
+                result[known[key].attribute] = known[key].convert(given[key])
+            except ValueError as exc:
+                raise self.error(section, key, f"{exc}{comment_hint(given[key])}") from None
         return result
 
     def _given(self, section: str) -> dict[str, tuple[str, str]]:

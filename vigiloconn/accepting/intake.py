@@ -67,9 +67,14 @@ class Intake:
         self.messages += len(batch.items)
         self._size_bytes += batch.size_bytes
         was_empty = self.is_empty()
-        self._queue.put(batch)
-        if batch.on_accepted is not None:
-            self._asked += 1
+        try:
+            self._queue.put(batch)
+        except BaseException:
+            # Who puts it was ended while it waited: it is on its way no longer.
+            self.messages -= len(batch.items)
+            self._size_bytes -= batch.size_bytes
+            raise
+        self._asked += _is_asked(batch)
         if was_empty or self.is_urgent or self.messages >= ENOUGH_MESSAGES:
             self._on_put()
 
@@ -95,7 +100,7 @@ class Intake:
         """What `next_group` returned last is in the journal."""
         self.messages -= sum(len(batch.items) for batch in group)
         self._size_bytes -= sum(batch.size_bytes for batch in group)
-        self._asked -= sum(batch.on_accepted is not None for batch in group)
+        self._asked -= sum(map(_is_asked, group))
         if self._portion is not None:
             self._portion = 2 * self._portion if len(group) < len(self._in_hand) else None
         del self._in_hand[: len(group)]
@@ -172,3 +177,8 @@ class Intake:
         if batch.writer is not None:
             batch.writer.dropped(1, "the journal is full")
         return True
+
+
+def _is_asked(batch: Batch) -> bool:
+    """Answer whether somebody waits for this batch's acceptance. A source that keeps its position only takes note."""
+    return batch.on_accepted is not None and not batch.kept

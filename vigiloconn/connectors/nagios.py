@@ -1,4 +1,4 @@
-"""The Nagios connector: lines from a socket to the bus, commands from the bus to Nagios. Wiring, and nothing else."""
+"""The Nagios connector: lines from a socket and files to the bus, commands from there to Nagios. Wiring, no more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from vigiloconn.client import VigiloClient, vigiloclient_factory
 from vigiloconn.conffile import NagiosConfFile
 from vigiloconn.errors import SettingsError
 from vigiloconn.handlers.backup import backupprovider_factory
+from vigiloconn.handlers.follow import filefollowers_factory
 from vigiloconn.handlers.nagios import nagioscommand_factory
 from vigiloconn.handlers.publisher import buspublisher_factory
 from vigiloconn.options import Settings
@@ -33,11 +34,13 @@ def build(settings: Settings, supervisor: Supervisor) -> None:
     listener: list[Handler] = []
     if settings.nagios.listen_unix:
         listener = [SocketListener(settings.nagios.listen_unix, provider, group=settings.runtime.socket_group)]
+    followers = filefollowers_factory(settings, provider)
     commands = _build_commands(settings, client) if settings.nagios.nagios_pipe else []
     # The first that has a figure gives it its bare name: `received` is from the bus, where there is a way back.
-    status = statuspublisher_factory(settings, provider, [publisher, provider, client, *commands[::-1], *listener])
+    feeds = [*listener, *followers]
+    status = statuspublisher_factory(settings, provider, [publisher, provider, client, *commands[::-1], *feeds])
     client.add_handler(status)
-    for handler in (provider, client, publisher, *listener, *commands, status):
+    for handler in (provider, client, publisher, *feeds, *commands, status):
         supervisor.add(handler)
 
 

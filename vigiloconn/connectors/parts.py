@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from vigiloconn.client import VigiloClient, vigiloclient_factory
 from vigiloconn.handlers.backup import BackupProvider, backupprovider_factory
+from vigiloconn.handlers.follow import filefollowers_factory
 from vigiloconn.handlers.message import MessageHandler, messagehandler_factory
 from vigiloconn.handlers.publisher import buspublisher_factory
 from vigiloconn.options import Settings
@@ -37,6 +38,15 @@ def add_journal(settings: Settings, supervisor: Supervisor) -> BackupProvider:
     for part in (provider, client, publisher):
         supervisor.add(part)
     return provider
+
+
+def add_followers(settings: Settings, supervisor: Supervisor, provider: BackupProvider) -> None:
+    """Take the lines of the files that `follow` of `[connector-NAME]` names, each once, through `provider`.
+
+    `follow_reclaim` beside it says what becomes of them. Raises `SettingsError`.
+    """
+    for follower in filefollowers_factory(settings, provider):
+        supervisor.add(follower)
 
 
 def add_consumer(

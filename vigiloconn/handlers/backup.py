@@ -196,6 +196,13 @@ class BackupProvider(Handler):
         found: dict[str, str] = self._thread.call(self.journal.kept, prefix)
         return found
 
+    def is_synced(self) -> bool:
+        """Answer whether all that was accepted before is on the disk, and would outlive a power cut. May block."""
+        try:
+            return bool(self._thread.call(self.journal.sync))
+        except (JournalFull, JournalBusy, JournalDamaged):
+            return False
+
     def connection_initialized(self) -> None:
         self._bus_is_up = True
 

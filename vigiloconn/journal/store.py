@@ -259,6 +259,15 @@ class DbRetry:
         """Return the texts that were stored with accepted messages, those whose names begin with `prefix`."""
         return {name: text for name, text in self._kept.items() if name.startswith(prefix)}
 
+    def sync(self) -> bool:
+        """Answer whether all that was committed is on the disk, and would outlive a power cut.
+
+        With `synchronous = normal` the log has to be folded for that, which is tried. Raises as `apply` does.
+        """
+        if self.volatile or self._pragmas["synchronous"] == "full":
+            return not self.volatile
+        return self._checkpoint("PASSIVE")
+
     def start_afresh(self, problem: str) -> Path:
         """Set the file aside and begin a new one, with a new uuid. Returns where the old one is.
 
@@ -643,11 +652,15 @@ class DbRetry:
         with self._translated():
             return self._rows.size_bytes_in_pages() - self._check_place()
 
-    def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "TRUNCATE") -> None:
-        """Fold the write-ahead log into the file, as far as readers and the disk allow; TRUNCATE also empties it."""
+    def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "TRUNCATE") -> bool:
+        """Fold the write-ahead log into the file, as far as readers and the disk allow; TRUNCATE also empties it.
+
+        True when all of it is folded, and so on the disk.
+        """
         try:
             # One that fails half-way has used up the room and freed none.
             if self.volatile or self._growth_bytes() <= self._free_bytes(self.path.parent):
-                self._rows.checkpoint(mode)
+                return self._rows.checkpoint(mode)
         except (sqlite3.Error, JournalDamaged) as exc:
             log.debug("journal %s: checkpoint: %s", self.path, exc)
+        return False

@@ -161,6 +161,12 @@ CONNECTOR = (
 NAGIOS = (
     _old("listen_unix", None, values.socket_path, "socket that Nagios writes to; empty: none",
          default_doc="`/var/lib/vigilo/NAME/send.sock`"),
+    _new("follow", ",", values.file_paths,
+         "list of files that somebody appends lines to, such as those of Nagios' performance data templates; each line "
+         "is taken once", default_doc="none"),
+    _new("follow_reclaim", "keep", values.choice("keep", "remove", "punch"),
+         "what becomes of lines that were taken and are safe: `keep` leaves them, `remove` deletes renamed files that "
+         "are done, `punch` gives blocks back to the disk in place"),
     _old("nagios_pipe", None, values.optional_text, "command pipe of Nagios"),
     _old("nagios_config", None, values.optional_text,
          "file with the `host_name` lines of the hosts that this Nagios knows", default_doc="none: no filter"),

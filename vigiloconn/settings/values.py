@@ -235,6 +235,17 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(items)
 
 
+def file_paths(text: str) -> tuple[str, ...]:
+    """Return the paths of a list, each absolute and named once. Raises `ValueError`."""
+    paths = parse_list(text)
+    for path in paths:
+        if not os.path.isabs(path):
+            raise ValueError(f"expected absolute paths, got {shown(path)}")
+        if os.path.normpath(path) in map(os.path.normpath, paths[: paths.index(path)]) or paths.count(path) > 1:
+            raise ValueError(f"expected each file once, got {shown(path)} twice")
+    return paths
+
+
 def parse_hosts(text: str) -> tuple[str, ...]:
     """Return the brokers as they are written, each checked: `host`, `host:port`, `[v6]`, `[v6]:port`."""
     hosts = parse_list(text)

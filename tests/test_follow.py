@@ -1,0 +1,391 @@
+"""A followed file into a real journal, without a broker: each line once, the position with its lines, never alone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gevent
+import pytest
+
+from tests.support.cycle import Crank
+from vigiloconn.errors import SettingsError, StartError
+from vigiloconn.handlers import follow as module
+from vigiloconn.handlers.backup import backupprovider_factory
+from vigiloconn.handlers.follow import FileFollower, filefollowers_factory
+from vigiloconn.journal.store import DbRetry
+from vigiloconn.journal.transaction import Transaction
+from vigiloconn.options import parse_settings
+from vigiloconn.sources import reclaim
+from vigiloconn.sources.identity import parse_mark
+from vigiloconn.supervisor import Supervisor
+
+
+def line(number: int, size: int = 0) -> bytes:
+    return b"event|%d|host|service|OK|%s\n" % (number, b"x" * size)
+
+
+class House:
+    """A journal and a follower, turned by hand; `restart()` is the next process on the same files."""
+
+    def __init__(self, directory: Path, **options: object) -> None:
+        self.path = directory / "perf"
+        self._journal = directory / "backup.sqlite"
+        self._options = options
+        self.start()
+
+    def start(self) -> None:
+        self.crank = Crank(self._journal)
+        self.follower = FileFollower(
+            str(self.path), self.crank.provider, boot_id="boot", monotonic=self.crank.monotonic, **self._options
+        )  # type: ignore[arg-type]
+        self.follower.start_service()
+
+    def add(self, *numbers: int, size: int = 0) -> None:
+        with open(self.path, "ab") as file:
+            file.writelines(line(number, size) for number in numbers)
+
+    def turn(self) -> None:
+        """Take what is there, and let it be accepted."""
+        for _ in range(20):
+            has_taken = self.follower.take()
+            self.crank.provider.cycle()
+            self.follower.give_back()
+            self.crank.monotonic.now_s += 1.0
+            if not (has_taken or self.follower._on_its_way or self.follower._trail._second_look_s):
+                return
+        raise AssertionError("it comes to no end")
+
+    def stop(self) -> None:
+        self.follower.close()
+        self.crank.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def kill(self) -> None:
+        """End it without a word; what was put and is not committed is gone."""
+        self.follower.close()
+        self.crank.journal._database.close()
+        self.crank.journal._lock.release()
+        self.start()
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the lines in the journal, in its order."""
+        with sqlite3.connect(self._journal) as reader:
+            rows = reader.execute("SELECT json_extract(msg, '$.timestamp') FROM tobus ORDER BY id").fetchall()
+        reader.close()
+        return [int(row[0]) for row in rows]
+
+    def position(self) -> int:
+        with sqlite3.connect(self._journal) as reader:
+            kept = "SELECT text FROM vigiloconn_kept WHERE name = ?"
+            rows = reader.execute(kept, (f"follow:{self.path}",)).fetchall()
+        reader.close()
+        mark = parse_mark(rows[0][0])
+        assert mark is not None
+        return mark.position
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    built = House(tmp_path)
+    yield built
+    built.stop()
+
+
+def test_lines_are_accepted_with_the_position_behind_them(house: House) -> None:
+    house.add(1, 2)
+    house.turn()
+    assert (house.numbers(), house.position()) == ([1, 2], house.path.stat().st_size)
+    house.restart()
+    house.add(3)
+    house.turn()
+    assert house.numbers() == [1, 2, 3]
+
+
+def test_after_a_kill_what_was_not_committed_is_taken_again_and_nothing_twice(house: House) -> None:
+    house.add(1)
+    house.turn()
+    house.add(2)
+    assert house.follower.take()
+    house.kill()
+    house.turn()
+    assert house.numbers() == [1, 2]
+
+
+def test_the_position_moves_too_when_no_line_was_a_message(house: House) -> None:
+    house.path.write_bytes(b"nonsense\n" * 3)
+    house.turn()
+    assert (house.numbers(), house.position(), house.follower.malformed) == ([], 27, 3)
+
+
+def test_while_the_disk_is_full_lines_wait_in_the_file_whatever_their_policy(house: House) -> None:
+    enough = house.crank.journal._free_bytes
+    house.crank.journal._free_bytes = lambda directory: 0
+    house.path.write_bytes(b"perf|1|h|load|1\n")
+    house.follower.take()
+    house.crank.provider.cycle()
+    assert house.follower.stats()["follow_position"] == 0
+    assert house.follower.stats()["follow_lag_bytes"] == 16
+    house.crank.monotonic.now_s += 5.0
+    assert house.follower.stats()["follow_lag_s"] == 5.0
+    house.crank.journal._free_bytes = enough
+    house.turn()
+    assert (house.position(), house.follower.stats()["follow_lag_bytes"]) == (16, 0)
+    assert (house.crank.provider.stats()["dropped"], house.follower.stats()["follow_lag_s"]) == (0, 0.0)
+
+
+def test_at_a_stop_with_a_full_journal_the_wait_for_room_ends_and_the_file_keeps_its_lines(house: House) -> None:
+    house.crank.provider._intake.disk_is_full = True
+    house.add(1)
+    house.follower.supervisor = Supervisor()
+    life = gevent.spawn(house.follower.run)
+    gevent.sleep(0.01)
+    assert not life.dead
+    house.follower.stop_service()
+    life.get(timeout=10)
+    house.restart()
+    house.turn()
+    assert house.numbers() == [1]
+
+
+def test_a_crash_between_two_lives_neither_loses_nor_repeats_a_line(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.add(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(house.follower, "_count_bad", lambda piece, parsed: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            house.follower.take()
+    house.add(2)
+    house.turn()
+    assert house.numbers() == [1, 2]
+
+
+def test_what_a_reader_of_records_keeps_goes_with_the_position(house: House) -> None:
+    fields = ("DATATYPE::HOSTPERFDATA\tTIMET::5\tHOSTNAME::h\tHOSTADDRESS::1.2.3.4\tHOSTSTATEID::1\tHOSTSTATE::DOWN\t"
+              "HOSTSTATETYPE::HARD\tHOSTATTEMPT::1\tLASTHOSTSTATECHANGE::5\tLASTHOSTCHECK::5\tHOSTOUTPUT::x|\t"
+              "HOSTPERFDATA::\tEND::1\n")  # fmt: skip
+    house.path.write_text(fields)
+    house.turn()
+    assert house.crank.provider.kept("host:") == {"host:h": "1;HARD"}
+    accepted = len(house.numbers())
+    house.restart()
+    with open(house.path, "a") as file:
+        file.write(fields)
+    house.turn()
+    # The state, and no event any more: it was known before the start.
+    assert len(house.numbers()) == accepted + 1
+
+
+def test_a_rotation_is_followed_and_the_position_is_that_of_the_new_file(house: House) -> None:
+    house.add(1, 2)
+    house.turn()
+    house.path.rename(house.path.with_name("perf.1"))
+    house.add(3)
+    house.turn()
+    assert (house.numbers(), house.position()) == ([1, 2, 3], len(line(3)))
+    house.restart()
+    house.add(4)
+    house.turn()
+    assert house.numbers() == [1, 2, 3, 4]
+
+
+# Room.
+
+
+def test_renamed_files_are_removed_when_they_are_done_and_what_was_taken_is_safe(tmp_path: Path) -> None:
+    house = House(tmp_path, reclaim="remove")
+    house.add(1)
+    house.turn()
+    old = house.path.with_name("perf.1")
+    other = house.path.with_name("perf.0")
+    house.path.rename(old)
+    other.write_bytes(line(0))
+    os.utime(other, (1, 1))
+    house.add(2)
+    house.turn()
+    assert (old.exists(), other.exists(), house.path.exists()) == (False, True, True)
+    assert house.numbers() == [1, 2]
+    assert sorted(path.name for path in tmp_path.glob("perf*")) == ["perf", "perf.0"]
+    house.stop()
+
+
+def blocks_bytes(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def test_what_was_taken_is_given_back_in_place_but_for_the_end_that_tells_which_file_it_is(tmp_path: Path) -> None:
+    house = House(tmp_path, reclaim="punch")
+    house.add(*range(3000), size=1000)
+    size_bytes = house.path.stat().st_size
+    house.turn()
+    assert house.path.stat().st_size == size_bytes
+    assert (64 << 10) <= blocks_bytes(house.path) <= (64 << 10) + (1 << 20) + 2 * 4096
+    assert house.follower.reclaimed_bytes >= size_bytes - (64 << 10) - (1 << 20)
+    house.kill()
+    house.add(3000)
+    house.turn()
+    assert house.numbers() == list(range(3001))
+    house.stop()
+
+
+@pytest.mark.parametrize("way", ["remove", "punch"])
+def test_nothing_is_given_back_before_what_was_taken_is_on_the_disk(tmp_path: Path, way: str) -> None:
+    house = House(tmp_path, reclaim=way)
+    house.crank.journal.sync = lambda: False  # type: ignore[method-assign]
+    house.add(*range(3000), size=1000)
+    house.turn()
+    house.path.rename(house.path.with_name("perf.1"))
+    house.add(1)
+    house.turn()
+    old = house.path.with_name("perf.1")
+    assert blocks_bytes(old) >= old.stat().st_size
+    house.stop()
+
+
+def test_with_commits_that_are_not_synced_the_log_is_folded_before_anything_is_given_back(tmp_path: Path) -> None:
+    journal = DbRetry(tmp_path / "j", synchronous="normal")
+    journal.open()
+    journal.apply(Transaction(kept={"a": "1"}))
+    reader = sqlite3.connect(tmp_path / "j")
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM vigiloconn_kept").fetchall()
+    journal.apply(Transaction(kept={"a": "2"}))
+    assert not journal.sync()
+    reader.close()
+    assert journal.sync()
+    journal.close()
+    volatile = DbRetry(":memory:")
+    volatile.open()
+    assert not volatile.sync()
+    volatile.close()
+
+
+def test_where_the_filesystem_can_not_give_back_it_is_said_once_and_all_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Without:
+        @staticmethod
+        def fallocate(*arguments: object) -> int:
+            ctypes.set_errno(95)
+            return -1
+
+    monkeypatch.setattr(reclaim, "_libc", Without)
+    house = House(tmp_path, reclaim="punch")
+    for start in (0, 3000):
+        house.add(*range(start, start + 3000), size=1000)
+        house.turn()
+    assert caplog.text.count("blocks can't be given back in place: Operation not supported") == 1
+    [problem] = house.follower.problems()
+    assert (problem.name, str(house.path) in problem.text) == ("follow-reclaim", True)
+    assert house.numbers() == list(range(6000))
+    house.stop()
+
+
+# What is said.
+
+
+def test_lines_that_are_too_long_or_torn_are_counted(house: House) -> None:
+    house.path.write_bytes(b"x" * 70_000 + b"\n" + line(1) + b"event|2|torn")
+    house.turn()
+    house.path.rename(house.path.with_name("perf.1"))
+    house.add(3)
+    house.turn()
+    figures = house.follower.stats()
+    assert (figures["follow_too_long"], figures["follow_torn"], figures["follow_lines"]) == (1, 1, 2)
+    assert house.numbers() == [1, 3]
+
+
+def test_a_file_that_is_missing_for_long_and_one_that_can_not_be_read_are_problems(house: House) -> None:
+    house.turn()
+    assert house.follower.problems() == []
+    house.crank.monotonic.now_s += 100.0
+    house.turn()
+    assert [problem.name for problem in house.follower.problems()] == ["follow-missing"]
+    house.path.mkdir()
+    house.turn()
+    [problem] = house.follower.problems()
+    assert (problem.name, "found a directory" in problem.text) == ("follow-unreadable", True)
+    house.path.rmdir()
+    house.add(1)
+    house.turn()
+    assert (house.follower.problems(), house.numbers()) == ([], [1])
+
+
+def test_a_path_that_leads_to_a_directory_or_a_fifo_does_not_start(house: House) -> None:
+    os.mkfifo(house.path)
+    with pytest.raises(StartError, match=f"followed file {house.path}: expected a file .* found a FIFO: name another"):
+        house.follower.start_service()
+
+
+def test_a_kept_position_that_can_not_be_read_is_said_and_the_file_is_read_from_its_beginning(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.add(1)
+    house.turn()
+    house.crank.journal._kept[f"follow:{house.path}"] = "nonsense"
+    house.follower.start_service()
+    assert "can't be read: it is read from its beginning" in caplog.text
+
+
+# With its greenlet.
+
+
+def test_a_line_that_is_written_is_noticed_without_a_poll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 1000.0)
+    path = tmp_path / "perf"
+    settings = parse_settings(f"[connector]\nbackup_file = {tmp_path}/b\n[connector-nagios]\nfollow = {path}\n")
+    provider = backupprovider_factory(settings)
+    [follower] = filefollowers_factory(settings, provider)
+    supervisor = Supervisor()
+    supervisor.add(provider)
+    supervisor.add(follower)
+    running = gevent.spawn(supervisor.run)
+    with gevent.Timeout(20):
+        while follower._missing_since_s is None:
+            gevent.sleep(0.01)
+        for number in range(3):
+            with open(path, "ab") as file:
+                file.write(line(number))
+            while provider.accepted <= number:
+                gevent.sleep(0.01)
+        supervisor.stop()
+        running.join()
+    assert follower.lines == 3
+
+
+# Settings.
+
+
+def test_a_custom_connector_names_its_files_in_its_own_section() -> None:
+    settings = parse_settings("[connector-x]\nfollow = /a, /b\nfollow_reclaim = punch\nother = 1\n", connector="x")
+    assert (settings.nagios.follow, settings.nagios.follow_reclaim) == (("/a", "/b"), "punch")
+    with pytest.raises(SettingsError, match=r"\[connector-x\] follow: expected absolute paths, got 'a'"):
+        parse_settings("[connector-x]\nfollow = a\n", connector="x")
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("follow = relative\n", "expected absolute paths"), ("follow = /a, /b, /a\n", "expected each file once"),
+    ("follow = /a, /x/../a\n", "expected each file once"),
+    ("follow_reclaim = delete\n", "expected keep, remove or punch"),
+])  # fmt: skip
+def test_a_bad_setting_names_what_was_expected(text: str, why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        parse_settings(f"[connector-nagios]\n{text}")
+
+
+def test_a_journal_in_memory_gives_nothing_back() -> None:
+    settings = parse_settings(
+        "[connector]\nbackup_file = :memory:\n[connector-nagios]\nfollow = /a\nfollow_reclaim = punch\n"
+    )
+    with pytest.raises(SettingsError, match="follow_reclaim: what was taken must be on disk"):
+        filefollowers_factory(settings, backupprovider_factory(settings))
+    kept = replace(settings, nagios=replace(settings.nagios, follow_reclaim="keep"))
+    assert len(filefollowers_factory(kept, backupprovider_factory(kept))) == 1
