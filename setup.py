@@ -17,7 +17,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["vigiloconn", "vigiloconn.*"]),
-    package_data={"vigiloconn": ["py.typed"]},
+    package_data={"vigiloconn": ["py.typed"], "vigiloconn.control": ["page.html"]},
     install_requires=[
         "gevent>=26.9,<27",
         # The publisher builds its frames with this library's serialization: pinned to the minor version.
@@ -25,6 +25,7 @@ setup(
         "peewee>=4.5,<5",
         "docopt-ng>=0.9,<0.10",
         "msgspec>=0.22,<0.23",
+        "prometheus_client>=0.26,<0.27",
     ],
     extras_require={
         "test": [

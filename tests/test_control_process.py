@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +57,69 @@ def test_after_the_stop_the_socket_is_gone_and_the_one_who_asks_is_told(connecto
 def test_a_path_that_no_socket_can_have_is_told(tmp_path: Path) -> None:
     with pytest.raises(CantAsk, match="more than 107 bytes"):
         ask(tmp_path / ("x" * 108), "/healthz")
+
+
+def status(connector: ConnectorProcess) -> dict[str, Any]:
+    return json.loads(asked(connector, "/status").body)  # type: ignore[no-any-return]
+
+
+def test_in_an_outage_the_status_tells_what_waits_how_old_it_is_what_is_wrong_and_what_to_do(
+    connector: ConnectorProcess
+) -> None:
+    connector.send(f"event|1|host|Load|OK|{number}" for number in range(300))
+    connector.sync()
+    wait_until(lambda: status(connector)["flow"]["oldest_s"] > 0, 10.0, "the oldest has an age")
+    found = status(connector)
+    assert found["flow"]["waiting"] == 300
+    [problem] = found["state"]["problems"]
+    assert (problem["name"], problem["level"], found["state"]["word"]) == ("bus-away", 1, "WARNING")
+    assert "127.0.0.1:1" in problem["text"]
+    assert problem["what_to_do"].startswith("start the broker")
+    assert found["flow"]["drained_in_s"] is None
+    broker = found["brokers"]["client (publish)"]
+    assert (broker["broker"], broker["next_broker"]) == (None, "127.0.0.1:1")
+    states = {part["name"]: (part["state"], part["crashes"]) for part in found["parts"]}
+    assert states["journal"] == states["socket"] == ("running", 0)
+    assert found["latency"]["acceptance"]["messages"] >= 300
+    assert found["latency"]["acceptance"]["at_most"]["+Inf"] == found["latency"]["acceptance"]["messages"]
+
+
+def test_an_outage_of_some_seconds_stands_in_the_log_with_what_to_do(connector: ConnectorProcess) -> None:
+    connector.send("event|1|host|Load|OK|x")
+    connector.sync()
+    connector.wait_log("problem: bus-away: no connection to the bus")
+    connector.wait_log("state: WARNING: bus-away; 1 messages wait, the oldest for")
+
+
+def test_what_waits_at_the_start_has_its_age_from_before(connector: ConnectorProcess) -> None:
+    connector.send("event|1|host|Load|OK|x")
+    connector.sync()
+    connector.terminate()
+    with sqlite3.connect(connector.journal_path) as file:
+        file.execute("UPDATE vigiloconn_accepted SET accepted_at = accepted_at - 7200, boot_s = boot_s - 7200")
+    file.close()
+    connector.start()
+    assert 7200 <= status(connector)["flow"]["oldest_s"] < 7300
+
+
+def test_parked_messages_are_told_by_exchange_and_reason(connector: ConnectorProcess) -> None:
+    connector.terminate()
+    with sqlite3.connect(connector.journal_path) as file:
+        file.executemany(
+            "INSERT INTO vigiloconn_parked (id, exchange, reason, msg, parked_at) VALUES (?, ?, ?, '{}', ?)",
+            [(10_000 + number, "event", "NO_ROUTE" if number else "too long", time.time()) for number in range(4)],
+        )
+    file.close()
+    connector.start()
+    parked = status(connector)["parked"]
+    assert [(kind["exchange"], kind["reason"], kind["messages"]) for kind in parked] == [
+        ("event", "NO_ROUTE", 3), ("event", "too long", 1),
+    ]  # fmt: skip
+
+
+def test_the_history_is_given_by_columns(connector: ConnectorProcess) -> None:
+    rows = wait_until(
+        lambda: (found := json.loads(asked(connector, "/history").body))["time"] and found, 10.0, "a row"
+    )
+    assert rows["waiting"] == [0.0]
+    assert asked(connector, "/history?hours=x").status == 400

@@ -61,6 +61,8 @@ class VigiloClient(Handler):
         self._stop = Event()
         self._blocked_at: float | None = None
         self._returning = False
+        self._made_at_s = 0.0
+        self._next_try_s = 0.0
 
     def add_handler(self, handler: Handler) -> None:
         """Tell `handler` of the connection from now on; its `client` is this one."""
@@ -76,6 +78,7 @@ class VigiloClient(Handler):
             delay_s = self._live_once()
             if delay_s > 0 and not self.supervisor.stopping:
                 log.info("next attempt, at %s, in %.1f s", self._rotation.current, delay_s)
+                self._next_try_s = time.monotonic() + delay_s
                 self._stop.wait(delay_s)
 
     def stop_service(self) -> None:
@@ -109,6 +112,19 @@ class VigiloClient(Handler):
 
     def stats(self) -> dict[str, float]:
         return {"connected": float(self.connection is not None), "connections": self.connections}
+
+    def details(self) -> dict[str, Any]:
+        connection, error = self.connection, self.last_error
+        now_s = time.monotonic()
+        is_waiting = connection is None and self._attempt is None
+        return {
+            "broker": str(connection.endpoint) if connection is not None else None,
+            "connected_for_s": round(now_s - self._made_at_s, 1) if connection is not None else None,
+            "blocked": connection is not None and connection.blocked,
+            "next_broker": str(self._rotation.current) if connection is None else None,
+            "next_try_s": round(max(0.0, self._next_try_s - now_s), 1) if is_waiting else None,
+            "last_error": str(error) if error is not None else None,
+        }
 
     def problems(self) -> list[Problem]:
         if self.connection is not None:
@@ -174,6 +190,7 @@ class VigiloClient(Handler):
         connection.on_blocked = self._on_blocked
         self.connection = connection
         self.connections += 1
+        self._made_at_s = time.monotonic()
         self.last_error = None
         self._blocked_at = None
         self._direct.connection_initialized(connection)

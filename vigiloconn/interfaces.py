@@ -75,6 +75,8 @@ class Batch:
     """Texts by name, stored in the very transaction that accepts the items; None deletes one. A source that can give
     its messages again keeps its position so: a batch with texts is committed whatever the durability, and is
     accepted whole or waits, whatever the full policy."""
+    put_at_s: float = field(default=0.0, compare=False)
+    """When it was put, in monotonic seconds; set by the sink."""
 
 
 class Sink(Protocol):
@@ -128,6 +130,8 @@ class Problem(NamedTuple):
     level: Level
     text: str
     """One line for a person, with place, value and what to do."""
+    about: str = ""
+    """Which one it is, where a part may have several of the same name: an exchange, a file."""
 
 
 class Connection(Protocol):

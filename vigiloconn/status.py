@@ -6,24 +6,29 @@ Knows handlers by their `stats()` and `problems()`, and the two kinds of message
 from __future__ import annotations
 
 import logging
-import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gevent
 from gevent.event import Event
 
+from vigiloconn.control.inquiry import Inquiry, merge_figures
+from vigiloconn.control.state import LEVELS, describe_state
 from vigiloconn.errors import BusDown
-from vigiloconn.interfaces import SELF_MONITORING_KEY, Answer, Batch, Level, Problem, Sink
-from vigiloconn.kit.escape import printable
-from vigiloconn.kit.greenlets import failure_of
+from vigiloconn.interfaces import SELF_MONITORING_KEY, Answer, Batch, Sink
+from vigiloconn.kit.memory import process_memory
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import Publication, Settings
 from vigiloconn.serialize import encode, route_key
 from vigiloconn.supervisor import Handler
+
+__all__ = [
+    "REQUIRED", "StatusPublisher", "describe_state", "machine_name", "merge_figures", "process_memory",
+    "statuspublisher_factory",
+]
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +36,6 @@ log = logging.getLogger(__name__)
 REQUIRED = ("sent", "received", "queue", "backup", "backup_in_buf", "backup_out_buf")
 FIRST_DELAY_S = 10.0
 
-_LEVELS = ("OK", "WARNING", "CRITICAL")
-#: Nagios reads commands of up to 8 KiB, but what an operator reads at a glance is one line.
-_MAX_TEXT = 400
-#: `;` ends a field and `|` the text, a backslash may begin a second line, a real newline a second command.
-_UNSAFE = {ord(";"): ",", ord("|"): "/", ord("\\"): "/", **dict.fromkeys([*range(32), 127, 0x85, 0x2028, 0x2029], " ")}
 #: Figures in memory that an exchange of their own has not confirmed: some two hours' worth.
 _MAX_UNANSWERED = 4000
 #: The longest that a silent name server delays the first report; no other part of the connector waits for it.
@@ -77,7 +77,8 @@ class StatusPublisher(Handler):
         self.service = (runtime.status_service or settings.service_name) if service is None else service
         self._figure_prefix = self.service or settings.service_name
         self._sink = sink
-        self._sources = list(sources)
+        parts = list(sources)
+        self._inquiry = Inquiry(lambda: parts)
         self._host = runtime.hostname
         self._period_s = runtime.status_period_s
         self._first_delay_s = first_delay_s
@@ -86,8 +87,6 @@ class StatusPublisher(Handler):
         self._nagios = runtime.self_monitoring_nagios_exchange or settings.publication("nagios")
         self._due: float | None = None
         self._has_reported = False
-        self._mute: dict[tuple[Handler, str], list[Problem]] = {}
-        """Which source can't be asked for what -> the problem that says so."""
         self._putting: gevent.Greenlet[..., Any] | None = None
         self._unanswered: list[Answer] = []
         self._state_wanted = False
@@ -140,41 +139,11 @@ class StatusPublisher(Handler):
 
     def state(self) -> tuple[int, str]:
         """Return 0 and `OK: running`, or the worst level of all problems and their texts, the worst first."""
-        return describe_state([problem for source in self._sources for problem in self._problems_of(source)])
+        return describe_state(found.problem for found in self._inquiry.problems())
 
     def figures(self) -> dict[str, float]:
         """Return every figure that is reported, name -> number."""
-        return {**dict.fromkeys(REQUIRED, 0), **merge_figures(self._sources, self._figures_of), **process_memory()}
-
-    def _problems_of(self, source: Handler) -> list[Problem]:
-        found: list[Problem] = []
-
-        def ask() -> None:
-            found.extend(Problem(str(name), Level(level), str(text)) for name, level, text in source.problems())
-
-        failed = self._note_failure(source, "problems", failure_of(ask))
-        return found + failed + self._mute.get((source, "stats"), [])
-
-    def _figures_of(self, source: Handler) -> Mapping[str, float]:
-        found: dict[str, float] = {}
-
-        def ask() -> None:
-            # A figure that is no number is its part's failure, here and not where all are sent.
-            found.update({str(name): value + 0 for name, value in source.stats().items()})
-
-        self._note_failure(source, "stats", failure_of(ask))
-        return found
-
-    def _note_failure(self, source: Handler, what: str, failed: BaseException | None) -> list[Problem]:
-        """Name a part that can't be asked, for an author may have written it; the others are reported as ever."""
-        if failed is None:
-            self._mute.pop((source, what), None)
-            return []
-        if (source, what) not in self._mute:
-            log.error("%s: %s() failed", source.name, what, exc_info=failed)
-        text = f"{source.name} does not tell its state: {what}() failed: {printable(repr(failed), 100)}"
-        problems = self._mute[source, what] = [Problem("part-mute", Level.WARNING, text)]
-        return problems
+        return {**dict.fromkeys(REQUIRED, 0), **self._inquiry.figures(), **process_memory()}
 
     def _resolved_host(self) -> str:
         if self._host is not None:
@@ -241,14 +210,12 @@ class StatusPublisher(Handler):
         signature = _signature(code, text)
         if not self._state_wanted and signature == self._told:
             return
-        if signature != self._told:
-            log.info("state: %d;%s: %s", code, _LEVELS[code], text)
         host = self._resolved_host()
         target = f"{host};{self.service}" if self.service else host
         message = {
             "type": "nagios", "timestamp": int(time.time()),
             "cmdname": f"PROCESS_{'SERVICE' if self.service else 'HOST'}_CHECK_RESULT",
-            "value": f"{target};{code};{_LEVELS[code]}: {text}", "routing_key": SELF_MONITORING_KEY,
+            "value": f"{target};{code};{LEVELS[code]}: {text}", "routing_key": SELF_MONITORING_KEY,
         }  # fmt: skip
         try:
             self._state_result = self._send(self._nagios, message)
@@ -279,40 +246,9 @@ class StatusPublisher(Handler):
 # -- pure ------------------------------------------------------------------------------------------------------
 
 
-def describe_state(problems: Iterable[Problem]) -> tuple[int, str]:
-    """Return the worst level and one line of text, without what Nagios would take for more than text."""
-    worst_first = sorted(problems, key=lambda problem: -problem.level)
-    if not worst_first:
-        return 0, "running"
-    texts = dict.fromkeys(" ".join(problem.text.translate(_UNSAFE).split()) for problem in worst_first)
-    text = ", ".join(texts)
-    return int(worst_first[0].level), text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 3]}..."
-
-
 def _signature(code: int, text: str) -> object:
     """Return what makes two states the same: a count that grows is no change, or a backlog would send one a second."""
     return code, re.sub(r"\d+", "#", text)
-
-
-def merge_figures(
-    sources: Iterable[Handler], ask: Callable[[Handler], Mapping[str, float]] = lambda source: source.stats()
-) -> dict[str, float]:
-    """Return the figures of all sources; see `StatusPublisher` for their names. `ask` gives those of one."""
-    merged: dict[str, float] = {}
-    for source in sources:
-        for figure, value in ask(source).items():
-            merged[next(name for name in _names(source, figure) if name not in merged)] = value
-    return merged
-
-
-def _names(source: Handler, figure: str) -> Iterator[str]:
-    prefix = re.sub(r"\W+", "_", source.name).strip("_")
-    yield figure
-    yield f"{prefix}_{figure}"
-    number = 2
-    while True:
-        yield f"{prefix}_{number}_{figure}"
-        number += 1
 
 
 def _number(value: float) -> float:
@@ -327,25 +263,6 @@ def machine_name() -> str:
     name = socket.getfqdn()
     # A hosts file that gives our name to the loopback makes "localhost" of every machine.
     return socket.gethostname() if name.partition(".")[0] == "localhost" else name
-
-
-def process_memory() -> dict[str, float]:
-    """Return `process_rss` and `process_uss`, in bytes: what is resident, and what of it is this process's alone."""
-    try:
-        with open("/proc/self/smaps_rollup", "rb") as file:
-            rows = dict(line.split(b":", 1) for line in file if b":" in line and line.endswith(b"kB\n"))
-    except OSError:
-        # A kernel without it, or one that hides it: the share that is not shared with files comes close.
-        with open("/proc/self/statm", "rb") as file:
-            _, resident, shared = (int(pages) for pages in file.read().split()[:3])
-        page_bytes = os.sysconf("SC_PAGE_SIZE")
-        return {"process_rss": resident * page_bytes, "process_uss": (resident - shared) * page_bytes}
-    own = sum(_kib(rows, name) for name in (b"Private_Clean", b"Private_Dirty", b"Private_Hugetlb"))
-    return {"process_rss": _kib(rows, b"Rss") * 1024, "process_uss": own * 1024}
-
-
-def _kib(rows: dict[bytes, bytes], name: bytes) -> int:
-    return int(rows[name].split()[0]) if name in rows else 0
 
 
 def statuspublisher_factory(settings: Settings, sink: Sink, sources: Iterable[Handler] = ()) -> StatusPublisher:

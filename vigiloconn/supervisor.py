@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from gevent import Greenlet
@@ -28,6 +28,17 @@ MAX_CRASHES = 5
 CRASH_PERIOD_S = 60.0
 #: Least time that a handler gets to end, also when the budget of the stop is used up.
 _KILL_GRACE_S = 0.2
+
+
+class Life(NamedTuple):
+    """How a handler fares."""
+
+    state: str
+    """`prepared`, `running`, `crashed` (and soon begun again), or `ended`."""
+    since_s: float
+    """Monotonic seconds when that began."""
+    crashes: int
+    """Over all its lives."""
 
 
 class Handler:
@@ -76,6 +87,10 @@ class Handler:
         """Return what an operator should know now."""
         return []
 
+    def details(self) -> dict[str, Any]:
+        """Return what a person wants to know beside figures and problems, name -> what JSON can hold."""
+        return {}
+
     def tick(self) -> None:
         """Check that things move. Called about once a second while connected; must not block."""
 
@@ -117,6 +132,7 @@ class Supervisor:
         self._handlers: list[Handler] = []
         self._started: list[Handler] = []
         self._lives: dict[Handler, Greenlet[..., Any]] = {}
+        self._life: dict[Handler, Life] = {}
         self._helpers: dict[Greenlet[..., Any], Handler | None] = {}
         self._stopping = Event()
         self._deadline = 0.0
@@ -130,6 +146,10 @@ class Supervisor:
     def handlers(self) -> tuple[Handler, ...]:
         """The handlers, in the order in which they were added."""
         return tuple(self._handlers)
+
+    def life_of(self, handler: Handler) -> Life:
+        """Tell how a handler fares."""
+        return self._life.get(handler, Life("prepared", self._clock(), 0))
 
     def add(self, handler: Handler) -> None:
         """Take care of `handler`. They start in the order in which they are added, and stop in the reverse
@@ -201,7 +221,9 @@ class Supervisor:
                     self._wait(self._stopping, delay_s)
                     if self._stopping.is_set():
                         return
+                self._note(handler, "running")
                 handler.run()
+                self._note(handler, "ended")
                 return
             except (Ended, KeyboardInterrupt):
                 raise
@@ -211,6 +233,7 @@ class Supervisor:
                     log.warning("%s failed while stopping", handler.name, exc_info=True)
                     return
                 self._kill_helpers(handler)
+                self._note(handler, "crashed", 1)
                 if self._is_too_much(handler, crash_times, exc):
                     self.stop(EXIT_FAILED)
                     return
@@ -218,6 +241,9 @@ class Supervisor:
                     delays = backoff_delays(0.1, 10.0)
                 delay_s = next(delays)
                 log.error("%s crashed, restarted in %.1f s", handler.name, delay_s, exc_info=True)
+
+    def _note(self, handler: Handler, state: str, crashes: int = 0) -> None:
+        self._life[handler] = Life(state, self._clock(), self.life_of(handler).crashes + crashes)
 
     def _is_too_much(self, handler: Handler, crash_times: deque[float], exc: BaseException) -> bool:
         """Count a crash; answer whether there were too many within the period."""

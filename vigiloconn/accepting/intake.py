@@ -6,11 +6,13 @@ Knows bounds and the full policy, not what the journal does with a batch.
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from gevent.event import Event
-from gevent.queue import Empty, Queue
+from gevent.queue import Empty, Full, Queue
 
 from vigiloconn.accepting.gathering import ENOUGH_MESSAGES
 from vigiloconn.interfaces import Batch, Item
@@ -35,12 +37,21 @@ class Intake:
     `on_put` is called when a batch has come in that is the first, or that makes what waits urgent.
     """
 
-    def __init__(self, journal: DbRetry, settings: ConnectorSettings, on_put: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        journal: DbRetry,
+        settings: ConnectorSettings,
+        on_put: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.disk_is_full = False
         """True while the disk has no room for the journal; set by the journal's owner."""
         self.messages = 0
         """Messages that were admitted and are not accepted yet."""
         self.dropped: Counter[str] = Counter()
+        self.waiting_since: list[float] = []
+        """When each of those began that wait in `put` now, the longest wait first."""
+        self._clock = clock
         self._journal = journal
         self._settings = settings
         self._on_put = on_put
@@ -59,16 +70,18 @@ class Intake:
 
         One with kept texts is taken whole; where that can't be before the stop, neither it nor any later one is.
         """
+        put_at_s = self._clock()
         if batch.kept:
             if not self._is_wholly_welcome():
                 return
         elif batch.items and not self._has_room(1.0 if not self._drops_any(batch) else _DROP_SHARE):
             batch = self._wait_for_room(batch)
+        batch.put_at_s = put_at_s
         self.messages += len(batch.items)
         self._size_bytes += batch.size_bytes
         was_empty = self.is_empty()
         try:
-            self._queue.put(batch)
+            self._enqueue(batch)
         except BaseException:
             # Who puts it was ended while it waited: it is on its way no longer.
             self.messages -= len(batch.items)
@@ -77,6 +90,13 @@ class Intake:
         self._asked += _is_asked(batch)
         if was_empty or self.is_urgent or self.messages >= ENOUGH_MESSAGES:
             self._on_put()
+
+    def _enqueue(self, batch: Batch) -> None:
+        try:
+            self._queue.put_nowait(batch)
+        except Full:
+            with self._waiting():
+                self._queue.put(batch)
 
     @property
     def is_urgent(self) -> bool:
@@ -145,6 +165,15 @@ class Intake:
             and journal.all_bytes + self._size_bytes < settings.journal_max_bytes * share
         )
 
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        since_s = self._clock()
+        self.waiting_since.append(since_s)
+        try:
+            yield
+        finally:
+            self.waiting_since.remove(since_s)
+
     def _wait_for_room(self, batch: Batch) -> Batch:
         """Return what is left of a batch once there is room for it."""
         kept = [item for item in batch.items if not self._drop_if_full(item, batch)]
@@ -163,9 +192,10 @@ class Intake:
 
     def _has_come_to_room(self) -> bool:
         """Wait for room. False when nobody may wait any longer and there is none."""
-        while not self._has_room(1.0) and not self._is_closed:
-            self._room.clear()
-            self._room.wait()
+        with self._waiting():
+            while not self._has_room(1.0) and not self._is_closed:
+                self._room.clear()
+                self._room.wait()
         return self._has_room(1.0)
 
     def _drop_if_full(self, item: Item, batch: Batch) -> bool:

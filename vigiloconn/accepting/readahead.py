@@ -37,6 +37,10 @@ class ReadAhead:
     def __len__(self) -> int:
         return len(self._memory)
 
+    def first(self) -> Record | None:
+        """Return the oldest message in memory, None where there is none. Leaves it there."""
+        return self._memory[0] if self._memory else None
+
     @property
     def is_at_end(self) -> bool:
         """Answer whether nothing newer is left in the table."""

@@ -1,28 +1,65 @@
-"""What every connector gets beside its own parts: a control socket. Wiring, and nothing else."""
+"""What every connector gets beside its own parts: an eye on itself, and a control socket. Wiring, and nothing else."""
 
 from __future__ import annotations
 
+import time
+
+from vigiloconn.control.flow import backlog_text
 from vigiloconn.control.health import Health
+from vigiloconn.control.inquiry import Inquiry
+from vigiloconn.control.journalfile import JournalFile
+from vigiloconn.control.operator import Operator
 from vigiloconn.control.place import control_path
+from vigiloconn.control.report import Insight, Report
 from vigiloconn.control.server import ControlServer
+from vigiloconn.control.state import StateLog
 from vigiloconn.handlers.backup import BackupProvider
+from vigiloconn.handlers.publisher import BusPublisher
+from vigiloconn.kit.histogram import Histogram
+from vigiloconn.kit.spans import span
 from vigiloconn.options import Settings
 from vigiloconn.supervisor import Supervisor
 
 
 def add_control(settings: Settings, supervisor: Supervisor) -> ControlServer:
-    """Let the parts that were added before be asked about, by the control socket. Call it once, after all others."""
-    runtime = settings.runtime
-    path = control_path(runtime.control, runtime.backup_file, settings.nagios.listen_unix)
-    server = ControlServer(
-        path, group=runtime.socket_group, http=runtime.http, is_named=runtime.control is not None,
-    )  # fmt: skip
+    """Watch the parts that were added before, and let them be asked about. Call it once, after all others."""
     journals = [part for part in supervisor.handlers if isinstance(part, BackupProvider)]
+    inquiry = Inquiry(lambda: supervisor.handlers)
+    state_log = StateLog(lambda: backlog_text(*report.backlog(), span))
+    report = Report(settings.service_name, supervisor, inquiry, state_log, _insight(settings, supervisor))
     health = Health(
         lambda timeout_s: all(journal.is_alive(timeout_s) for journal in journals),
         lambda: "; ".join(refusal for journal in journals if (refusal := journal.refusal())),
     )
+    server = _server(settings)
+    server.get("/", report.page)
+    server.get("/status", report.status)
+    server.get("/history", report.history)
     server.get("/healthz", health.healthz)
     server.get("/readyz", health.readyz)
+    supervisor.add(Operator(inquiry, state_log, report.watch))
     supervisor.add(server)
     return server
+
+
+def _server(settings: Settings) -> ControlServer:
+    runtime = settings.runtime
+    path = control_path(runtime.control, runtime.backup_file, settings.nagios.listen_unix)
+    return ControlServer(path, group=runtime.socket_group, http=runtime.http, is_named=runtime.control is not None)
+
+
+def _insight(settings: Settings, supervisor: Supervisor) -> Insight:
+    journals = [part for part in supervisor.handlers if isinstance(part, BackupProvider)]
+    publishers = [part for part in supervisor.handlers if isinstance(part, BusPublisher)]
+    table = settings.runtime.backup_table
+    return Insight(
+        oldest_s=lambda: max([
+            *(journal.oldest_in_memory_s() for journal in journals), *(one.oldest_s() for one in publishers), 0.0,
+        ]),
+        files=tuple(
+            JournalFile(journal.journal.path, table, time.monotonic) for journal in journals
+            if not journal.journal.volatile
+        ),
+        acceptance=journals[0].acceptance if journals else Histogram(),
+        confirm=publishers[0].confirm_age if publishers else Histogram(),
+    )  # fmt: skip

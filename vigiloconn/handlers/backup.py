@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -25,6 +26,7 @@ from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.runs import merged
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
+from vigiloconn.kit.histogram import Histogram
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import ConnectorSettings, Settings
 from vigiloconn.serialize import stored_route_key
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 _CLOSE_S = 30.0
 
 
+#: A writer that waits for longer than this is a problem. A moment's wait is how the pace of writers is set.
+_WAIT_TOLD_S = 2.0
 #: How often an idle journal looks whether another program has written to it.
 _LOOK_S = 10.0
 
@@ -83,12 +87,14 @@ class BackupProvider(Handler):
         self.accepted = 0
         self.is_stopping = False
         """True once the stop was asked for: nothing more comes in."""
+        self.acceptance = Histogram()
+        """Seconds from `put` to the commit, for each message."""
         self._settings = settings
         self._monotonic = monotonic
         self._thread = thread or JournalThread(journal)
         self._wake = Event()
         self._memory_messages = settings.max_queue_size or PAGE_MESSAGES
-        self._intake = Intake(journal, settings, self._wake.set)
+        self._intake = Intake(journal, settings, self._wake.set, monotonic)
         self._gathering = Gathering(settings.commit_delay_ms / 1000)
         self._pending = Pending()
         self._ahead = ReadAhead(self._memory_messages)
@@ -224,12 +230,37 @@ class BackupProvider(Handler):
         if report is not None and report.volatile:
             text = "the journal is in memory only (backup_file = :memory:)"
             found.append(Problem("journal-volatile", Level.WARNING, text))
+        if (waits := self._waits()) is not None:
+            found.append(waits)
         if journal.parked_rows:
             found.append(Problem("messages-parked", Level.WARNING, f"{journal.parked_rows} messages are parked"))
         if dropped := sum(self._intake.dropped.values()):
             text = f"{dropped} messages were dropped as when_full says"
             found.append(Problem("messages-dropped", Level.WARNING, text))
         return found
+
+    def _waits(self) -> Problem | None:
+        """Tell of writers that are kept waiting."""
+        since = self._intake.waiting_since
+        if not since or (waited_s := self._monotonic() - since[0]) < _WAIT_TOLD_S:
+            return None
+        text = f"{len(since)} writers have to wait, one of them for {waited_s:.0f} s: {self.why_waiting()}"
+        return Problem("writers-blocked", Level.WARNING, text)
+
+    def why_waiting(self) -> str:
+        """Return why a writer waits for the acceptance of what it wrote."""
+        return self.refusal() or "the journal's disk is slow"
+
+    def details(self) -> dict[str, Any]:
+        since, report = self._intake.waiting_since, self.report
+        return {
+            "path": str(self.journal.path),
+            "uuid": self.journal.uuid,
+            "held": self.journal.held_exchanges(),
+            "dropped": dict(self._intake.dropped),
+            "writers_waiting": len(since),
+            "set_aside": str(report.set_aside) if report is not None and report.set_aside else None,
+        }
 
     def stats(self) -> dict[str, float]:
         journal = self.journal
@@ -243,6 +274,9 @@ class BackupProvider(Handler):
             "backup_out_buf": len(self._ahead),
             "held": sum(journal.held_exchanges().values()),
             "parked": journal.parked_rows,
+            "all_rows": journal.all_rows,
+            "all_bytes": journal.all_bytes,
+            "writers_waiting": len(self._intake.waiting_since),
         }
 
     # -- push side ---------------------------------------------------------------------------------
@@ -262,6 +296,11 @@ class BackupProvider(Handler):
         if self._ahead.wants_any():
             self._wake.set()
         return taken
+
+    def oldest_in_memory_s(self) -> float:
+        """Return the age of the oldest message that was read ahead or not yet handed on, 0 where there is none."""
+        first = self._ahead.first()
+        return self.age_s(first) if first is not None else 0.0
 
     def age_s(self, record: Record) -> float:
         """Return the seconds since a message was accepted, whatever the wall clock did meanwhile."""
@@ -432,7 +471,9 @@ class BackupProvider(Handler):
             self._ahead.add_new(step.records, must_keep=step.is_kept)
             self.accepted += len(step.records)
             self.on_available()
+        now_s = self._monotonic()
         for batch in step.group:
+            self.acceptance.observe(now_s - batch.put_at_s, len(batch.items))
             if batch.on_accepted is not None:
                 batch.on_accepted()
         self._intake.look_again()

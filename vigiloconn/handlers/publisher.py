@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from gevent.event import Event
 
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.handlers.backup import BackupProvider
-from vigiloconn.interfaces import Connection, Level, Problem
+from vigiloconn.interfaces import Connection, Level, Problem, Record
+from vigiloconn.kit.histogram import Histogram
 from vigiloconn.options import Settings
 from vigiloconn.publishing.ledger import Ledger
 from vigiloconn.publishing.outlet import Outlet
@@ -46,7 +48,8 @@ class BusPublisher(Handler):
 
     `clock` gives monotonic seconds.
 
-    Counters in `stats()`: sent, expired, parked, unroutable; gauges: in_flight, held_exchanges.
+    Counters in `stats()`, in publishes: sent, published, returned, nacked (a batch is one); in messages: confirmed,
+    expired, parked, unroutable; gauges: in_flight, held_exchanges.
     """
 
     name = "publisher"
@@ -66,7 +69,10 @@ class BusPublisher(Handler):
         self._confirm_timeout_s = settings.bus.confirm_timeout_s
         self.outlets: dict[str, Outlet] = {}
         """Exchange -> its outlet, for each to which something was to go."""
+        self.confirm_age = Histogram()
+        """Seconds from a message's acceptance to its confirm."""
         self._counts: Counter[str] = Counter()
+        self._unroutable: Counter[str] = Counter()
         self._connection: Connection | None = None
         self._wake = Event()
         self._has_news = False
@@ -168,11 +174,17 @@ class BusPublisher(Handler):
         return f"{self.in_flight} messages sent and none confirmed for {self._clock() - self._moved_at:.0f} s"
 
     def stats(self) -> dict[str, float]:
-        names = ("sent", "expired", "parked", "unroutable")
+        names = ("sent", "published", "confirmed", "returned", "nacked", "expired", "parked", "unroutable")
         return {
             **{name: self._counts[name] for name in names},
             "in_flight": self.in_flight,
             "held_exchanges": sum(outlet.state is not State.OPEN for outlet in self.outlets.values()),
+        }
+
+    def details(self) -> dict[str, Any]:
+        return {
+            "exchanges": [outlet.details() for _, outlet in sorted(self.outlets.items())],
+            "unroutable": dict(self._unroutable),
         }
 
     def problems(self) -> list[Problem]:
@@ -183,10 +195,10 @@ class BusPublisher(Handler):
                     f"exchange {outlet.exchange} does not answer: {outlet.outstanding} messages sent and none confirmed"
                     f" for {outlet.unanswered_s:.0f} s, {outlet.held_count} wait behind them: has a queue no majority?"
                 )
-                found.append(Problem("exchange-silent", Level.WARNING, text))
+                found.append(Problem("exchange-silent", Level.WARNING, text, outlet.exchange))
             elif outlet.state is not State.OPEN:
                 text = f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}"
-                found.append(Problem("exchange-held", Level.WARNING, text))
+                found.append(Problem("exchange-held", Level.WARNING, text, outlet.exchange))
         if self._connection is not None and self._is_stalled() and not self._connection.blocked:
             text = f"{self._stall()}, and there is no other broker to go to"
             found.append(Problem("confirms-missing", Level.WARNING, text))
@@ -195,11 +207,24 @@ class BusPublisher(Handler):
             found.append(Problem("broker-blocked", Level.WARNING, text))
         return found
 
+    def oldest_s(self) -> float:
+        """Return the age of the oldest message in the window, 0 where there is none."""
+        first = self.ledger.first()
+        return self.journal.age_s(first) if first is not None else 0.0
+
     # -- what the outlets ask ------------------------------------------------------------------------------
 
-    def count(self, figure: str, number: int) -> None:
-        """Add to a counter."""
+    def count(self, figure: str, number: int, kind: str = "") -> None:
+        """Add to a counter; `kind` is the type of the messages, where that is told apart."""
         self._counts[figure] += number
+        if kind:
+            self._unroutable[kind] += number
+
+    def confirmed(self, records: Sequence[Record]) -> None:
+        """The broker has confirmed these messages together, the oldest first."""
+        self._counts["confirmed"] += len(records)
+        # Each counts as the oldest of those that were answered together: one look at the clock for all.
+        self.confirm_age.observe(self.journal.age_s(records[0]), len(records))
 
     def is_full(self) -> bool:
         """Answer whether nothing more is taken before some of what is under way is done."""

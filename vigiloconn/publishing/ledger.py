@@ -35,6 +35,10 @@ class Ledger:
         self._unfinished.update(zip(map(_ID, records), records, strict=True))
         self.size_bytes += sum(map(len, map(_BODY, records)))
 
+    def first(self) -> Record | None:
+        """Return the oldest that is unfinished, None where there is none."""
+        return next(iter(self._unfinished.values()), None)
+
     def finish(self, records: Iterable[Record]) -> None:
         """These are done, and go from the journal. Repeats, and messages that are not here, do no harm."""
         ids = self._removed(records)

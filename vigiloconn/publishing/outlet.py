@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
@@ -52,8 +52,11 @@ class Publisher(Protocol):
     def is_full(self) -> bool:
         """Answer whether nothing more is taken before some of what is under way is done."""
 
-    def count(self, figure: str, number: int) -> None:
-        """Add to a counter."""
+    def count(self, figure: str, number: int, kind: str = "") -> None:
+        """Add to a counter; `kind` is the type of the messages, where that is told apart."""
+
+    def confirmed(self, records: Sequence[Record]) -> None:
+        """The broker has confirmed these messages together, the oldest first."""
 
     def made_room(self) -> None:
         """There may be room in the window, or a channel, though the broker was not asked about anything."""
@@ -129,6 +132,19 @@ class Outlet:
         """Messages that are held."""
         return self._held.count
 
+    def details(self) -> dict[str, Any]:
+        """Return what a person wants to know, name -> what JSON can hold."""
+        is_waiting = self.state is State.HELD and not self.outstanding
+        return {
+            "exchange": self.exchange,
+            "state": self.state.value,
+            "reason": self.reason or None,
+            "in_flight": self.outstanding,
+            "queued": len(self.queue) + len(self.behind),
+            "held": self.held_count,
+            "next_try_s": round(max(0.0, self._probe_at - self._clock()), 1) if is_waiting else None,
+        }
+
     @property
     def is_at_rest(self) -> bool:
         """True while nothing was taken from the held table that is not finished."""
@@ -187,6 +203,7 @@ class Outlet:
             if not channel.outstanding:
                 self.heard_at = self._clock()
             channel.send(buffer, tokens)
+            self._publisher.count("published", len(tokens))
         self._pace.sent(self.outstanding, bool(self.queue))
         return len(tokens)
 
@@ -305,6 +322,7 @@ class Outlet:
     def settled(self, tokens: list[Token], acked: bool) -> None:
         self.heard_at = self._clock()
         if not acked:
+            self._publisher.count("nacked", len(tokens))
             for token in tokens:
                 self._returned.pop(_name(token), None)
             self._refuse(_flat(tokens), "the broker refused it (basic.nack): is a queue full?")
@@ -316,6 +334,7 @@ class Outlet:
         if not records:
             return
         self._publisher.count("sent", len(tokens))
+        self._publisher.confirmed(records)  # type: ignore[arg-type]
         self._finish(records, is_taken=True)  # type: ignore[arg-type]
 
     def _finish(self, records: Sequence[Record], is_taken: bool = False) -> None:
@@ -339,6 +358,7 @@ class Outlet:
 
     def returned(self, message_id: str, returned: Returned) -> None:
         self._returned[message_id.partition("-")[2]] = returned
+        self._publisher.count("returned", 1)
 
     def _without_returned(self, tokens: list[Token]) -> list[Token]:
         """Deal with the messages that nobody on the bus wants; return the others."""
@@ -351,7 +371,7 @@ class Outlet:
             elif self._settings.runtime.when_unroutable_for(records[0].key.type) == "park":
                 self._park(records, returned.text, is_taken=True)
             else:
-                self._publisher.count("unroutable", len(records))
+                self._publisher.count("unroutable", len(records), records[0].key.type)
                 self._finish(records, is_taken=True)
         return wanted
 

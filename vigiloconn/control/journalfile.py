@@ -1,0 +1,126 @@
+"""What a journal's file holds, read past the one that owns it: in one short transaction, and writing nothing.
+
+Knows the tables as they are documented for other readers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import gevent
+
+from vigiloconn.errors import VigiloError
+from vigiloconn.journal.clock import JournalClock
+from vigiloconn.journal.rows import PREFIX
+
+_BUSY_S = 0.25
+#: Kinds of parked messages that are told apart; nobody reads more.
+_MAX_KINDS = 50
+
+
+class Unreadable(VigiloError):
+    """Raised when the file can't be read. It may be sound, and busy."""
+
+
+class ParkedKind(NamedTuple):
+    """Messages that are parked for the same reason."""
+
+    exchange: str
+    reason: str
+    messages: int
+    oldest_s: float
+    """Seconds since the first of them was parked."""
+
+
+class Contents(NamedTuple):
+    """What the file holds."""
+
+    parked: tuple[ParkedKind, ...]
+    oldest_s: float
+    """Age of the oldest message that waits or is held, 0 where there is none."""
+    waiting: int
+    """Rows of the main table; 0 where they were not counted."""
+    held: dict[str, int]
+    """exchange -> messages; empty where they were not counted."""
+
+
+def read_contents(path: Path, table: str, clock: JournalClock, *, is_counted: bool = True) -> Contents:
+    """Read the file. Without `is_counted` only what costs little however long the backlog. Raises `Unreadable`."""
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_BUSY_S)
+        try:
+            connection.execute("BEGIN")
+            return _read(connection, f'"{table}"', clock, is_counted)
+        finally:
+            connection.close()
+    except sqlite3.Error as exc:
+        raise Unreadable(f"journal {path}: can't be read: {exc}") from exc
+
+
+def _read(connection: sqlite3.Connection, table: str, clock: JournalClock, is_counted: bool) -> Contents:
+    boots = dict(connection.execute(f"SELECT number, boot_id FROM {PREFIX}boot"))
+    now = clock.now()
+
+    def age_s(accepted_at: float, boot: int | None, boot_s: float | None) -> float:
+        if now.boot_s is not None and boot_s is not None and boots.get(boot) == clock.boot_id:
+            return max(0.0, now.boot_s - boot_s)
+        return max(0.0, now.wall_s - accepted_at)
+
+    ages = [age_s(*row) for row in connection.execute(
+        f"SELECT accepted_at, boot, boot_s FROM {PREFIX}accepted WHERE first_id <= (SELECT min(id) FROM {table}) "
+        "ORDER BY first_id DESC LIMIT 1"
+    )]  # fmt: skip
+    ages += [age_s(*row) for row in connection.execute(
+        f"SELECT accepted_at, boot, boot_s FROM {PREFIX}held ORDER BY id LIMIT 1"
+    )]  # fmt: skip
+    parked = tuple(
+        ParkedKind(exchange, reason, messages, max(0.0, now.wall_s - parked_at))
+        for exchange, reason, messages, parked_at in connection.execute(
+            f"SELECT exchange, reason, count(*), min(parked_at) FROM {PREFIX}parked GROUP BY exchange, reason "
+            f"ORDER BY 3 DESC LIMIT {_MAX_KINDS}"
+        )
+    )
+    waiting, held = 0, {}
+    if is_counted:
+        waiting = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+        held = dict(connection.execute(f"SELECT exchange, count(*) FROM {PREFIX}held GROUP BY exchange"))
+    return Contents(parked, max(ages, default=0.0), waiting, held)
+
+
+class JournalFile:
+    """The file of a running connector, looked into on a native thread; what was seen last stands meanwhile."""
+
+    def __init__(self, path: Path, table: str, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._table = table
+        self._clock = clock
+        self._journal_clock = JournalClock()
+        self._answer: gevent.event.AsyncResult[Contents | None] | None = None
+        self._seen = Contents((), 0.0, 0, {})
+        self._seen_at_s = -1e9
+
+    def seen(self, max_age_s: float, wait_s: float = 0.0) -> Contents:
+        """Return what was seen, at most `max_age_s` ago if the disk answers within `wait_s`."""
+        if self._answer is None and self._clock() - self._seen_at_s > max_age_s:
+            self._answer = gevent.get_hub().threadpool.spawn(self._look)
+        if self._answer is not None:
+            self._answer.wait(wait_s) if wait_s else None
+            if self._answer.ready():
+                found, self._answer = self._answer.value, None
+                self._seen, self._seen_at_s = found or self._seen, self._clock()
+        return self._seen
+
+    def oldest_s(self) -> float:
+        """Return the age of the oldest message, as of now, by what was seen last."""
+        return self._seen.oldest_s + self._clock() - self._seen_at_s if self._seen.oldest_s else 0.0
+
+    def _look(self) -> Contents | None:
+        try:
+            return read_contents(self._path, self._table, self._journal_clock, is_counted=False)
+        except Unreadable:
+            # gevent prints what a thread lets out; what is wrong with the file the journal itself tells.
+            return None
