@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -99,6 +100,30 @@ def test_missing_connector_is_an_error_of_one_line(tmp_path: Path) -> None:
     done = send(tmp_path / "missing", "service", "state")
     assert done.returncode == 1
     assert done.stderr == f"vigilo-send: {tmp_path}/missing: No such file or directory: is the connector running?\n"
+
+
+@pytest.mark.parametrize(("length", "status", "reason"), [
+    (107, 1, "No such file or directory: is the connector running?"), (108, 2, "expected a shorter path"),
+])  # fmt: skip
+def test_path_that_does_not_fit_into_a_socket_address_is_refused(length: int, status: int, reason: str) -> None:
+    path = Path("/" + "x" * (length - 1))
+    done = send(path, "service", "state")
+    assert (done.returncode, done.stderr) == (status, f"vigilo-send: {path}: {reason}\n")
+
+
+def test_longest_path_is_reached(tmp_path: Path) -> None:
+    place = tmp_path / ("s" * (107 - len(str(tmp_path)) - 1))
+    listener = Listener(place)
+    try:
+        assert send(place, "service", "event").returncode == 0
+        assert listener.read() == "event|1165939739|h|S 1|OK|fine\n"
+    finally:
+        listener.close()
+
+
+def test_no_module_is_loaded_that_costs_more_than_the_sending() -> None:
+    text = (SHIPPED / "vigilo-send").read_text(encoding="utf-8")
+    assert re.findall(r"^\s*(?:use|require)\s+([\w:]+)", text, re.MULTILINE) == ["strict"]
 
 
 def test_connector_that_takes_nothing_is_given_up_in_time(listener: Listener) -> None:
