@@ -15,7 +15,8 @@ from vigiloconn.serialize import parse_chunk
 SERVICE = {
     "DATATYPE": "SERVICEPERFDATA", "TIMET": "1165939739", "HOSTNAME": "h", "HOSTADDRESS": "192.0.2.7",
     "SERVICEDESC": "S 1", "SERVICESTATEID": "0", "SERVICESTATE": "OK", "SERVICESTATETYPE": "HARD",
-    "SERVICEATTEMPT": "1", "LASTSERVICESTATECHANGE": "1165930000", "LASTSERVICECHECK": "1165939738",
+    "SERVICEATTEMPT": "1", "SERVICEISVOLATILE": "0",
+    "LASTSERVICESTATECHANGE": "1165930000", "LASTSERVICECHECK": "1165939738",
     "SERVICEOUTPUT": "fine", "SERVICEPERFDATA": "", "END": "1",
 }  # fmt: skip
 HOST = {
@@ -157,22 +158,39 @@ def test_a_service_has_an_event_when_it_is_soft_or_changed_at_this_check(
     assert kinds(parsed) == ["event", "state"] if is_event else ["state"]
 
 
+def test_second_result_of_a_new_service_is_no_event_though_nagios_sets_the_time_of_the_change() -> None:
+    reader = RecordReader({})
+    first, second = service(LASTSERVICESTATECHANGE="0"), service(LASTSERVICESTATECHANGE="1165939738")
+    assert kinds(parse(first, second, second, reader=reader)) == ["state", "state", "state"]
+
+
+def test_each_problem_of_a_volatile_service_is_an_event() -> None:
+    reader = RecordReader({})
+    steps = [service(SERVICEISVOLATILE="1", SERVICESTATEID=code) for code in "022101"]
+    assert [kinds(parse(step, reader=reader))[0] for step in steps] == [
+        "state", "event", "event", "event", "state", "event",
+    ]  # fmt: skip
+
+
 def test_a_second_result_within_the_second_of_a_change_is_no_event() -> None:
     reader = RecordReader({})
     line = service(SERVICESTATEID="2", LASTSERVICESTATECHANGE="1165939738")
     assert kinds(parse(line, line, reader=reader)) == ["event", "state", "state"]
     back = service(LASTSERVICESTATECHANGE="1165939738")
-    assert kinds(parse(back, line, reader=reader)) == ["event", "state", "event", "state"]
+    soft = service(SERVICESTATEID="2", SERVICESTATETYPE="SOFT", LASTSERVICESTATECHANGE="1165939738")
+    for each in (back, line, back, soft, line, back, soft, back):
+        assert kinds(parse(each, reader=reader)) == ["event", "state"]
 
 
 def test_a_host_has_an_event_when_state_or_type_differs_from_what_was_kept() -> None:
     """Nagios 4.4 leaves the time of the change as it was when a soft state becomes hard."""
     reader = RecordReader({"host:h": "0;HARD", "follow:/x": "..."})
     soft, hard = (host(HOSTSTATEID="1", HOSTSTATETYPE=type_) for type_ in ("SOFT", "HARD"))
-    steps = [soft, soft, hard, hard, host(), host()]
+    up, soft_up = host(), host(HOSTSTATETYPE="SOFT")
+    steps = [soft, soft, hard, hard, up, up, soft, soft_up, up, soft_up]
     assert [kinds(parse(step, reader=reader))[0] for step in steps] == [
-        "event", "event", "event", "state", "event", "state",
-    ]
+        "event", "event", "event", "state", "event", "state", "event", "event", "state", "state",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changed_at", "kind"), [("1165939738", "event"), ("1165930000", "state")])
@@ -199,8 +217,8 @@ def test_plain_records_give_performance_data_and_that_is_said_once(caplog: pytes
         ("h", "a", "1"), ("h", "b", "2"), ("h", "a", "1"), ("h", "b", "2"),
     ]  # fmt: skip
     assert [each.message for each in caplog.records] == [
-        "records without HOSTADDRESS, LASTSERVICECHECK, LASTSERVICESTATECHANGE, SERVICEATTEMPT, SERVICESTATE,"
-        " SERVICESTATEID, SERVICESTATETYPE: they give performance data only, no states and no events"
+        "records without HOSTADDRESS, LASTSERVICECHECK, LASTSERVICESTATECHANGE, SERVICEATTEMPT, SERVICEISVOLATILE,"
+        " SERVICESTATE, SERVICESTATEID, SERVICESTATETYPE: they give performance data only, no states and no events"
     ]
 
 
@@ -210,8 +228,8 @@ def test_plain_host_record_gives_performance_data() -> None:
 
 
 def test_keys_may_stand_in_another_order_with_others_among_them() -> None:
-    first, *keys = list(SERVICE)[:11]
-    moved = {name: SERVICE.get(name, "x") for name in [first, *reversed(keys), "CHECKCOMMAND", *list(SERVICE)[11:]]}
+    first, *keys = list(SERVICE)[:12]
+    moved = {name: SERVICE.get(name, "x") for name in [first, *reversed(keys), "CHECKCOMMAND", *list(SERVICE)[12:]]}
     assert parse(record(moved)).items == parse(service()).items
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.nagios.objects import passive_host
 from tests.nagios.process import GROUP, NagiosProcess
 from tests.support.bus import Bus
 from tests.support.connector import ConnectorProcess
@@ -56,7 +57,7 @@ def circle(
             "accepted_commands": "PROCESS_SERVICE_CHECK_RESULT, PROCESS_HOST_CHECK_RESULT",
         },
     )
-    nagios = NagiosProcess(directory / "nagios", connector.socket_path, SERVICES)
+    nagios = NagiosProcess(directory / "nagios", passive_host(SERVICES), socket_path=connector.socket_path)
     try:
         connector.start()
         nagios.start()

@@ -8,18 +8,17 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
+from tests.nagios.objects import HOST, common
 from tests.support import children
 from tests.support.connector import ROOT
 from tests.support.wait import wait_until
 
 PROGRAM = Path("/usr/sbin/nagios4")
 SHIPPED = ROOT / "conf" / "nagios"
-HOST, ADDRESS = "host1", "192.0.2.7"
 #: Whom Nagios becomes when root starts it.
 USER = GROUP = "nagios"
 
@@ -37,8 +36,6 @@ query_socket={directory}/rw/nagios.qh
 nagios_user={user}
 nagios_group={group}
 cfg_file={directory}/objects.cfg
-cfg_file={directory}/conf/vigilo-commands.cfg
-resource_file={directory}/resource.cfg
 interval_length=1
 status_update_interval=1
 enable_notifications=0
@@ -57,61 +54,19 @@ check_external_commands=0
 enable_environment_macros=0
 obsess_over_services=0
 obsess_over_hosts=0
+process_performance_data=0
 """
-_OBJECTS = """\
-define timeperiod {{
-    timeperiod_name always
-    alias           always
-    sunday          00:00-24:00
-    monday          00:00-24:00
-    tuesday         00:00-24:00
-    wednesday       00:00-24:00
-    thursday        00:00-24:00
-    friday          00:00-24:00
-    saturday        00:00-24:00
-}}
-define command {{
-    command_name    nothing
-    command_line    /bin/true
-}}
-define contact {{
-    contact_name                    nobody
-    host_notification_commands      nothing
-    service_notification_commands   nothing
-    host_notification_period        always
-    service_notification_period     always
-}}
-define host {{
-    host_name               {host}
-    alias                   {host}
-    address                 {address}
-    check_command           nothing
-    max_check_attempts      1
-    check_period            always
-    contacts                nobody
-    active_checks_enabled   0
-}}
-"""
-_SERVICE = """\
-define service {{
-    host_name               {host}
-    service_description     {service}
-    check_command           nothing
-    max_check_attempts      1
-    check_period            always
-    contacts                nobody
-    active_checks_enabled   0
-}}
-"""
-
-
 class NagiosProcess:
-    """One Nagios with the host `HOST` and some passive services, and the configuration of conf/nagios as it is shipped.
+    """One Nagios with the configuration of conf/nagios as it is shipped, for one of the ways or both.
 
-    `directory` must be one that the user `nagios` may enter. `socket_path` is the connector's.
+    `directory` must be one that the user `nagios` may enter, `socket_path` is where the commands send to, `feed_path`
+    the file that is written by the templates.
     """
 
-    def __init__(self, directory: Path, socket_path: Path, services: Iterable[str]) -> None:
+    def __init__(
+        self, directory: Path, objects: str, *, socket_path: Path | None = None, feed_path: Path | None = None,
+        main: str = "",
+    ) -> None:
         if not PROGRAM.exists():
             raise AssertionError(f"no {PROGRAM}: run `make test-nagios` as root")
         self.directory = directory
@@ -121,7 +76,8 @@ class NagiosProcess:
         self.log_path = directory / "nagios.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._paused_worker: psutil.Process | None = None
-        self._write_files(socket_path, services)
+        self._write_files(objects)
+        self._write_main(socket_path, feed_path, main)
 
     def start(self, timeout_s: float = 30.0) -> None:
         """Start, again after `stop` or `kill` too, and wait until a new status file is there and the pipe is read."""
@@ -175,6 +131,21 @@ class NagiosProcess:
         finally:
             os.close(pipe)
 
+    def check_now(self, service: str = "", host: str = HOST) -> None:
+        """Have a check done at once, active ones switched on or not."""
+        if service:
+            self.command("SCHEDULE_FORCED_SVC_CHECK", host, service, int(time.time()))
+        else:
+            self.command("SCHEDULE_FORCED_HOST_CHECK", host, int(time.time()))
+
+    def reload(self) -> None:
+        """Have it read its configuration again (SIGHUP), and wait until it has."""
+        assert self._process is not None
+        done = self.log_text().count("Caught SIGHUP")
+        self._process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.log_text().count("Caught SIGHUP") > done, 30, "Nagios has taken the signal")
+        wait_until(self.is_reading, 30, f"Nagios reads {self.pipe_path} again")
+
     def service(self, name: str) -> dict[str, str]:
         """Return the block of a service in status.dat, empty while there is none."""
         return self._block("servicestatus", host_name=HOST, service_description=name)
@@ -213,21 +184,27 @@ class NagiosProcess:
             self._paused_worker.kill()
         self._paused_worker = None
 
-    def _write_files(self, socket_path: Path, services: Iterable[str]) -> None:
+    def _write_files(self, objects: str) -> None:
         directory = self.directory
         # A copy: Nagios' user may not be able to enter the checkout.
         shutil.copytree(SHIPPED, directory / "conf")
-        for name in ("rw", "results"):
+        for name in ("rw", "results", "plugins"):
             (directory / name).mkdir()
-        objects = _OBJECTS.format(host=HOST, address=ADDRESS)
-        objects += "".join(_SERVICE.format(host=HOST, service=service) for service in services)
-        (directory / "objects.cfg").write_text(objects, encoding="utf-8")
-        sender = directory / "conf" / "vigilo-send"
-        (directory / "resource.cfg").write_text(f"$USER30$={sender} --socket {socket_path}\n")
-        # What docs/nagios.md tells the operator to do: Nagios 4.4 has no include for its main file.
-        main = _MAIN.format(directory=directory, user=USER, group=GROUP)
-        main += (SHIPPED / "vigilo-main.cfg").read_text(encoding="utf-8")
-        (directory / "nagios.cfg").write_text(main, encoding="utf-8")
+        (directory / "objects.cfg").write_text(common(directory) + objects, encoding="utf-8")
+
+    def _write_main(self, socket_path: Path | None, feed_path: Path | None, main: str) -> None:
+        """Do what docs/nagios.md tells the operator to do: Nagios 4.4 has no include for its main file."""
+        directory = self.directory
+        text = _MAIN.format(directory=directory, user=USER, group=GROUP)
+        if socket_path is not None:
+            sender = directory / "conf" / "vigilo-send"
+            (directory / "resource.cfg").write_text(f"$USER30$={sender} --socket {socket_path}\n")
+            text += f"cfg_file={directory}/conf/vigilo-commands.cfg\nresource_file={directory}/resource.cfg\n"
+            text += (SHIPPED / "vigilo-main.cfg").read_text(encoding="utf-8")
+        if feed_path is not None:
+            shipped = (SHIPPED / "vigilo-feed.cfg").read_text(encoding="utf-8")
+            text += shipped.replace("/var/lib/nagios4/vigilo/feed", str(feed_path))
+        (directory / "nagios.cfg").write_text(text + main, encoding="utf-8")
         if os.geteuid() == 0:
             for path in (directory, *directory.rglob("*")):
                 shutil.chown(path, USER, GROUP)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.nagios.conftest import QUEUE
-from tests.nagios.process import ADDRESS, HOST, NagiosProcess
+from tests.nagios.objects import ADDRESS, HOST
+from tests.nagios.process import NagiosProcess
 from tests.support.bus import Bus
 from tests.support.connector import ConnectorProcess
 from tests.support.wait import wait_until

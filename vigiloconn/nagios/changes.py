@@ -6,14 +6,18 @@ from collections.abc import Mapping
 
 #: What the names of the kept texts begin with.
 HOST_PREFIX = "host:"
+#: OK, UP.
+_GOOD = "0"
+#: The time of the last change while there was none.
+_NEVER = "0"
 
 
 class Changes:
     """Tells events from repeated results.
 
-    A soft state always is one. Of a hard one Nagios says when the state last changed: it is an event when that is
-    this very check. A host's soft state that becomes hard does not set that time before Nagios 4.5, so what each host
-    was last is kept: `known` has it from before the start.
+    A soft problem always is one, and so is each problem of a volatile service. Of a hard state Nagios says when it last
+    changed: an event when that was at this very check. A host's soft state that becomes hard does not set that time
+    before Nagios 4.5, so what each host was last is kept: `known` has it from before the start.
     """
 
     def __init__(self, known: Mapping[str, str]) -> None:
@@ -22,15 +26,17 @@ class Changes:
         self._changed: dict[str, str] = {}
 
     def is_service_event(
-        self, host: str, service: str, code: str, state_type: str, changed_at: str, checked_at: str
+        self, host: str, service: str, code: str, state_type: str, is_volatile: bool, changed_at: str, checked_at: str
     ) -> bool:
         """Answer whether this result of a service is an event."""
-        if state_type == "HARD" and changed_at != checked_at:
-            return False
-        # Times are whole seconds: a second result within the one of the change would look like another change.
-        seen, now = self._services.get((host, service)), (code, state_type, changed_at)
-        self._services[host, service] = now
-        return state_type != "HARD" or seen != now
+        is_new = changed_at == checked_at
+        if is_new or changed_at == _NEVER:
+            before = self._services.get((host, service))
+            self._services[host, service] = now = (code, state_type, changed_at)
+            # Times are whole seconds: a second result within the one of the change would look like another change. And
+            # the second result of a new service that is well sets the time, though nothing changed.
+            is_new = is_new and before not in (now, (code, state_type, _NEVER))
+        return is_new or state_type != "HARD" or (is_volatile and code != _GOOD)
 
     def is_host_event(self, host: str, code: str, state_type: str, changed_at: str, checked_at: str) -> bool:
         """Answer whether this result of a host is an event."""
@@ -38,9 +44,12 @@ class Changes:
         before = self._hosts.get(name)
         if before != now:
             self._hosts[name] = self._changed[name] = now
-        if state_type != "HARD":
-            return True
-        return changed_at == checked_at if before is None else before != now
+        if before is None:
+            return state_type != "HARD" or changed_at == checked_at
+        if code == _GOOD:
+            # From a soft state to a hard one of the same code: for Nagios that is nothing new, where all is well.
+            return not before.startswith(f"{_GOOD};")
+        return state_type != "HARD" or before != now
 
     def take_changed(self) -> dict[str, str]:
         """Return what is new of hosts since the last call, name -> text for the journal."""

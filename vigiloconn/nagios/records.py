@@ -65,18 +65,18 @@ class _Kind(NamedTuple):
     """One of the two templates."""
 
     keys: tuple[str, ...]
-    """Those that stand before the plugin's text, in the order in which a result is taken. The one of the service is
-    empty for hosts, which have none."""
+    """Those that stand before the plugin's text, in the order in which a result is taken. Those that
+    only services have are empty for hosts."""
     output: str
     perf: str
     layout: re.Pattern[str]
     """A whole record as our own template writes it, which is nearly every line: its groups are a result."""
 
 
-def _kind(object_: str, service: str) -> _Kind:
+def _kind(object_: str, service: str, is_volatile: str) -> _Kind:
     keys = (
         _TIME, _HOST, _ADDRESS, service, f"{object_}STATEID", f"{object_}STATE", f"{object_}STATETYPE",
-        f"{object_}ATTEMPT", f"LAST{object_}STATECHANGE", f"LAST{object_}CHECK",
+        f"{object_}ATTEMPT", is_volatile, f"LAST{object_}STATECHANGE", f"LAST{object_}CHECK",
     )
     output, perf = f"{object_}OUTPUT", f"{object_}PERFDATA"
     head = "".join([rf"\t{key}::([^\t]*)" if key else "()" for key in keys])
@@ -84,7 +84,7 @@ def _kind(object_: str, service: str) -> _Kind:
     return _Kind(keys, output, perf, layout)
 
 
-_KINDS = {kind.perf: kind for kind in (_kind("SERVICE", _SERVICE), _kind("HOST", ""))}
+_KINDS = {kind.perf: kind for kind in (_kind("SERVICE", _SERVICE, "SERVICEISVOLATILE"), _kind("HOST", "", ""))}
 _SERVICE_LAYOUT, _HOST_LAYOUT = [kind.layout.fullmatch for kind in _KINDS.values()]
 #: What a plugin wrote; nothing behind it is Nagios' own word.
 _TEXT_FIELD = re.compile(r"\t([A-Z]*(?:OUTPUT|PERFDATA))::")
@@ -136,13 +136,13 @@ class RecordReader:
 
     def _take_result(self, *result: str) -> None:
         """Take what Nagios says of one check: the values of `_Kind.keys`, output and performance data."""
-        timestamp, host, ip, service, code, state, state_type, attempt, changed_at, checked_at, output, data = result
+        timestamp, host, ip, service, code, state, state_type, attempt, volatile, *times, output, data = result
         output = output.rstrip(_BLANKS).replace("\r", " ")
         if not service:
-            if self._changes.is_host_event(host, code, state_type, changed_at, checked_at):
+            if self._changes.is_host_event(host, code, state_type, *times):
                 event = {"type": "event", "timestamp": timestamp, "host": host, "state": state, "message": output}
                 self._items.append((_EVENT_KEY, _encode(event)))
-        elif self._changes.is_service_event(host, service, code, state_type, changed_at, checked_at):
+        elif self._changes.is_service_event(host, service, code, state_type, volatile != "0", *times):
             event = {
                 "type": "event", "timestamp": timestamp, "host": host, "service": service, "state": state,
                 "message": output,
