@@ -239,7 +239,7 @@ def test_what_was_taken_is_given_back_in_place_but_for_the_end_that_tells_which_
 @pytest.mark.parametrize("way", ["remove", "punch"])
 def test_nothing_is_given_back_before_what_was_taken_is_on_the_disk(tmp_path: Path, way: str) -> None:
     house = House(tmp_path, reclaim=way)
-    house.crank.journal.sync = lambda: False  # type: ignore[method-assign]
+    house.crank.provider.is_synced = lambda: False  # type: ignore[method-assign]
     house.add(*range(3000), size=1000)
     house.turn()
     house.path.rename(house.path.with_name("perf.1"))

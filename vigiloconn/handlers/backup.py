@@ -205,7 +205,7 @@ class BackupProvider(Handler):
     def is_synced(self) -> bool:
         """Answer whether all that was accepted before is on the disk, and would outlive a power cut. May block."""
         try:
-            return bool(self._thread.call(self.journal.sync))
+            return self.journal.syncs_commits or bool(self._thread.call(self.journal.sync))
         except (JournalFull, JournalBusy, JournalDamaged):
             return False
 

@@ -154,6 +154,7 @@ class FileFollower(Handler):
         try:
             while not self._stopping.is_set() and self._take():
                 has_taken = True
+                self.give_back()
                 self._turns.stand_back()
         except OSError as exc:
             trail = self._trail

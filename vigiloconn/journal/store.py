@@ -155,6 +155,11 @@ class DbRetry:
         """Bytes of the bodies in all tables."""
         return self._counts.size_bytes + self._counts.parked_bytes
 
+    @property
+    def syncs_commits(self) -> bool:
+        """Answer whether each commit is on the disk at once."""
+        return not self.volatile and self._pragmas["synchronous"] == "full"
+
     def open(self) -> OpenReport:
         """Open the file, make it or take it over; a damaged one is set aside and a fresh one begun.
 
@@ -264,9 +269,7 @@ class DbRetry:
 
         With `synchronous = normal` the log has to be folded for that, which is tried. Raises as `apply` does.
         """
-        if self.volatile or self._pragmas["synchronous"] == "full":
-            return not self.volatile
-        return self._checkpoint("PASSIVE")
+        return self.syncs_commits or (not self.volatile and self._checkpoint("PASSIVE"))
 
     def start_afresh(self, problem: str) -> Path:
         """Set the file aside and begin a new one, with a new uuid. Returns where the old one is.
