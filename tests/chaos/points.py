@@ -75,8 +75,19 @@ PIPING = (
     Point("before the pipe", "before", "vigiloconn.nagios.pipe:CommandPipe.write"),
     Point("written to the pipe", "after", "vigiloconn.nagios.pipe:CommandPipe.write"),
 )
+#: While a file is followed.
+FOLLOWING = (
+    Point("texts written, not committed", "after", f"{_ROWS}.write_kept"),
+    Point("read, not put", "after", "vigiloconn.sources.pieces:FileReader.read"),
+    Point("put, not advanced", "before", "vigiloconn.sources.pieces:FileReader.advance"),
+    Point("accepted, not noted", "before", "vigiloconn.handlers.follow:FileFollower._take_note"),
+    Point("file opened, not begun", "after", "vigiloconn.sources.trail:Trail.begin"),
+    Point("file left, successor not begun", "after", "vigiloconn.sources.trail:Trail._leave"),
+    Point("before a hole", "before", "vigiloconn.sources.reclaim:Puncher.punch"),
+    Point("after a hole", "after", "vigiloconn.sources.reclaim:Puncher.punch"),
+)
 
-POINTS: tuple[Point, ...] = PUBLISHING + IN_TROUBLE + STARTING + STOPPING + CONSUMING + PIPING
+POINTS: tuple[Point, ...] = PUBLISHING + IN_TROUBLE + STARTING + STOPPING + CONSUMING + PIPING + FOLLOWING
 #: Where a slow disk holds a transaction up: in it, so that others who want the file wait too.
 SLOW_COMMIT = Point("slow disk", "after", f"{_ROWS}.save")
 
