@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.support.connector import ConnectorProcess
 from tests.support.wait import wait_until
@@ -123,3 +124,12 @@ def test_the_history_is_given_by_columns(connector: ConnectorProcess) -> None:
     )
     assert rows["waiting"] == [0.0]
     assert asked(connector, "/history?hours=x").status == 400
+
+
+def test_the_metrics_of_a_running_connector_can_be_parsed(connector: ConnectorProcess) -> None:
+    connector.send(f"event|1|host|Load|OK|{number}" for number in range(30))
+    connector.sync()
+    families = list(text_string_to_metric_families(asked(connector, "/metrics").text + "\n"))
+    values = {sample.name: sample.value for family in families for sample in family.samples}
+    assert values["vigilo_socket_lines_total"] == values["vigilo_journal_messages"] == 30
+    assert values["vigilo_acceptance_seconds_count"] == 30

@@ -8,6 +8,7 @@ from vigiloconn.control.flow import backlog_text
 from vigiloconn.control.health import Health
 from vigiloconn.control.inquiry import Inquiry
 from vigiloconn.control.journalfile import JournalFile
+from vigiloconn.control.metrics import Metrics
 from vigiloconn.control.operator import Operator
 from vigiloconn.control.place import control_path
 from vigiloconn.control.report import Insight, Report
@@ -26,7 +27,8 @@ def add_control(settings: Settings, supervisor: Supervisor) -> ControlServer:
     journals = [part for part in supervisor.handlers if isinstance(part, BackupProvider)]
     inquiry = Inquiry(lambda: supervisor.handlers)
     state_log = StateLog(lambda: backlog_text(*report.backlog(), span))
-    report = Report(settings.service_name, supervisor, inquiry, state_log, _insight(settings, supervisor))
+    insight = _insight(settings, supervisor)
+    report = Report(settings.service_name, supervisor, inquiry, state_log, insight)
     health = Health(
         lambda timeout_s: all(journal.is_alive(timeout_s) for journal in journals),
         lambda: "; ".join(refusal for journal in journals if (refusal := journal.refusal())),
@@ -35,6 +37,7 @@ def add_control(settings: Settings, supervisor: Supervisor) -> ControlServer:
     server.get("/", report.page)
     server.get("/status", report.status)
     server.get("/history", report.history)
+    server.get("/metrics", Metrics(report.document, insight.acceptance, insight.confirm).answer)
     server.get("/healthz", health.healthz)
     server.get("/readyz", health.readyz)
     supervisor.add(Operator(inquiry, state_log, report.watch))
