@@ -15,6 +15,8 @@ _PREFETCH = 1000
 _RECONNECT_S = 0.1
 _TURN_S = 0.2
 _FINISH_S = 60.0
+#: With other nodes to go to, one that gives nothing for this time may be frozen, and is left.
+_SILENT_S = 3.0
 
 
 class Delivery(NamedTuple):
@@ -70,9 +72,11 @@ class Collector:
         channel = bus.channel
         channel.basic_qos(0, _PREFETCH, False)
         untold = 0
+        heard_s = time.monotonic()
 
         def take(message: amqp.Message) -> None:
-            nonlocal untold
+            nonlocal untold, heard_s
+            heard_s = time.monotonic()
             delivery = _delivery(message)
             self.deliveries.append(delivery)
             self._on_delivery(delivery)
@@ -93,6 +97,8 @@ class Collector:
                     untold = 0
                 if self._stop.is_set():
                     return
+                if len(self._nodes) > 1 and time.monotonic() - heard_s > _SILENT_S:
+                    raise OSError("nothing comes from this node") from None
 
 
 def _taken(message: Message) -> Delivery:
