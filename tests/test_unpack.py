@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from vigiloconn.consuming.unpack import MAX_BRACKETS, MAX_DEPTH, unpack
+from vigiloconn.consuming import unpack as module
+from vigiloconn.consuming.unpack import MANY_COMMAS, MAX_BRACKETS, MAX_DEPTH, unpack
 from vigiloconn.errors import BadMessage
 
 A, B, C = ({"type": "perf", "value": value} for value in "abc")
@@ -90,3 +91,39 @@ def test_messages_are_decoded_as_they_are_asked_for() -> None:
 
 def test_a_shell_without_messages_takes_a_step_of_its_own() -> None:
     assert list(unpack(json.dumps({"messages": [{"messages": []}, {"messages": []}]}).encode())) == [None, None]
+
+
+def test_very_many_messages_are_found_bit_by_bit() -> None:
+    # Quotes, brackets and backslashes in texts are no ends.
+    odd = {"text": 'a "}],[{" b \\\\', "n": None}
+    wanted = [odd, *({"n": number} for number in range(MANY_COMMAS)), odd]
+    steps = list(unpack(json.dumps({"type": "perf", "messages": wanted, "last": [1, {"a": {}}]}).encode()))
+    assert [step for step in steps if step is not None] == wanted
+    assert max(at for at, step in enumerate(steps) if step is None) > 100
+
+
+@pytest.mark.parametrize(("body", "reason"), [
+    (b'{"messages": [{"n": 1}, {"n": {}}, {"n": 3}]}', "no list of plain messages"),
+    (b'{"messages": [{"n": 1}, {"n": 2} {"n": 3}], "a": 1}', "no list of plain messages"),
+    (b'{"messages": [1, 2, 3]}', "no list of plain messages"),
+    (b'{"a": 1, "b": 2, "c": "messages: ["}', "no list of plain messages"),
+    (b'{"messages": [{"n": 1}, {"n": 2}, {"n": 3}}', "no list of plain messages"),
+    (b'{"a": {"messages": [{"n": 1}, {"n": 2}, {"n": 3}]}}', "more than one list"),
+    (b'{"messages": [{"n": 1}, {"n": 2}, {"n": 3}], "messages": [{"n": 4}]}', "more than one list"),
+    (b'{"messages": [{"n": 1}, {"n": 2}, {"n": 3}]', "expected a JSON object"),
+    (b'[{"messages": [{"n": 1}, {"n": 2}, {"n": 3}]}]', "expected a JSON object"),
+])
+def test_very_many_values_that_are_no_list_of_plain_messages_are_refused(
+    monkeypatch: pytest.MonkeyPatch, body: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(module, "MANY_COMMAS", 1)
+    [error] = [step for step in unpack(body) if step is not None]
+    assert isinstance(error, BadMessage)
+    assert reason in str(error)
+
+
+def test_one_of_very_many_that_is_no_message_costs_no_other_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANY_COMMAS", 1)
+    first, error, last = unpack(b'{"messages": [{"n": 1}, {"n": x}, {"n": 3}]}')
+    assert (first, last) == ({"n": 1}, {"n": 3})
+    assert isinstance(error, BadMessage)

@@ -6,6 +6,8 @@ size in memory if they were decoded at once. So they are decoded one after the o
 
 from __future__ import annotations
 
+import re
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,12 @@ _SMALL_BYTES = 16 * 1024
 MAX_DEPTH = 8
 #: One message of more lists and objects would stop the loop while it is decoded, and again while they are freed.
 MAX_BRACKETS = 100_000
+#: A body of more values, as its commas tell, is not even cut into its messages at once.
+MANY_COMMAS = 500_000
+_SPANS_A_STEP = 1000
+_OPENING = re.compile(rb'"messages"\s*:\s*\[')
+# An object without others in it, and what follows it in its list.
+_FLAT = re.compile(rb'\s*(\{[^"{}\[\]]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"{}\[\]]*)*\})\s*([,\]])', re.DOTALL)
 
 Message = dict[str, Any]
 Step = Message | BadMessage | None
@@ -41,6 +49,8 @@ def unpack(body: bytes) -> list[Message] | Iterator[Step]:
     step that took its time and gave none yet. Empty or null `messages` count as none: then the message stands for
     itself, or for nothing where it has no more than a type. Raises `BadMessage` when the body is no JSON object at all.
     """
+    if len(body) > MANY_COMMAS and body.count(b",") > MANY_COMMAS:
+        return _unpack_many(body)
     message, held = _open(body)
     if held is not None:
         return _unpack_held(held)
@@ -66,6 +76,39 @@ def _unpack_held(held: list[msgspec.Raw]) -> Iterator[Step]:
         yield message
 
 
+def _unpack_many(body: bytes) -> Iterator[Step]:
+    """As `_unpack_held`, of very many messages without lists and objects in them: those are found bit by bit.
+
+    Other bodies of so many values would stop the loop: they are refused.
+    """
+    spans = array("Q")
+    opening = _OPENING.search(body)
+    position = opening.end() if opening else len(body)
+    more = b","
+    while more == b",":
+        match = _FLAT.match(body, position)
+        if match is None:
+            yield BadMessage(f"body of more than {MANY_COMMAS} values that is no list of plain messages")
+            return
+        spans.extend(match.span(1))
+        position, more = match.end(), match[2]
+        if not len(spans) % _SPANS_A_STEP:
+            yield None
+    assert opening is not None
+    try:
+        # What is around the list must be a message, and the list its own and the last one of that name.
+        if _envelope(body[: opening.end()] + b"]" + body[position:]).messages != []:
+            raise BadMessage("body of many values that holds more than one list of messages")
+    except BadMessage as exc:
+        yield exc
+        return
+    for at in range(0, len(spans), 2):
+        try:
+            yield _open(body[spans[at] : spans[at + 1]])[0]
+        except BadMessage as exc:
+            yield exc
+
+
 def _open(body: bytes) -> tuple[Message | None, list[msgspec.Raw] | None]:
     """Return (message, None) or (None, what it holds); (None, None) for an empty shell."""
     if len(body) > _SMALL_BYTES:
@@ -86,8 +129,12 @@ def _open(body: bytes) -> tuple[Message | None, list[msgspec.Raw] | None]:
 
 
 def _held(body: bytes) -> list[msgspec.Raw] | None:
+    return _envelope(body).messages or None
+
+
+def _envelope(body: bytes) -> _Envelope:
     try:
-        return _decode_envelope(body).messages or None
+        return _decode_envelope(body)
     except msgspec.ValidationError as exc:
         if "$.messages" in str(exc):
             raise BadMessage(f"messages: expected a list: {exc}") from exc
