@@ -219,7 +219,12 @@ def _fast(stage: Stage, _: Argument) -> None:
 def _lock(stage: Stage, _: Argument) -> None:
     path = stage.connector.journal_path
     intruder = sqlite3.connect(path, timeout=20.0, isolation_level=None, check_same_thread=False)
-    intruder.execute("BEGIN IMMEDIATE")
+    try:
+        intruder.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError:
+        # A connector that was stopped in the middle of a commit has the lock.
+        intruder.close()
+        return
     stage.intruders.append(intruder)
 
 

@@ -354,11 +354,15 @@ class World:
         if self._lock is not None or not self.core.path.exists():
             return
         parked = list(self.look().parked.values())
-        self.ledger.outside(parked)
-        self.ledger.put_back += len(parked)
         with closing(self.core.look()) as file:
             file.execute("BEGIN IMMEDIATE")
-            file.execute("INSERT INTO tobus (id, msg) SELECT id, msg FROM vigiloconn_parked")
+            try:
+                file.execute("INSERT INTO tobus (id, msg) SELECT id, msg FROM vigiloconn_parked")
+            except sqlite3.IntegrityError:
+                # SQLite has given such a number to another program's message, which is not taken in yet: later.
+                return
+            self.ledger.outside(parked)
+            self.ledger.put_back += len(parked)
             file.execute("DELETE FROM vigiloconn_parked")
             file.execute("COMMIT")
         self._is_counted = False
