@@ -144,7 +144,8 @@ class NagiosProcess:
         done = self.log_text().count("Caught SIGHUP")
         self._process.send_signal(signal.SIGHUP)
         wait_until(lambda: self.log_text().count("Caught SIGHUP") > done, 30, "Nagios has taken the signal")
-        wait_until(self.is_reading, 30, f"Nagios reads {self.pipe_path} again")
+        self.status_path.unlink(missing_ok=True)
+        wait_until(self._is_ready, 30, f"Nagios reads {self.pipe_path} again")
 
     def service(self, name: str) -> dict[str, str]:
         """Return the block of a service in status.dat, empty while there is none."""
