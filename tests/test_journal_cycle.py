@@ -535,6 +535,20 @@ def test_fresh_is_what_is_on_its_way_through_memory_and_no_backlog(
 # When a cycle is due.
 
 
+def test_finished_messages_do_not_wake_a_journal_that_looks_before_they_are_due(crank: Crank) -> None:
+    crank.put(2)
+    crank.provider.cycle()
+    first, second = numbers(crank.take())
+    woken = crank.provider._wake
+    crank.provider._awake_at_s = crank.monotonic() + 0.05
+    woken.clear()
+    crank.provider.discard([first])
+    assert not woken.is_set()
+    crank.provider._awake_at_s = crank.monotonic() + 10.0
+    crank.provider.discard([second])
+    assert woken.is_set()
+
+
 def test_an_idle_journal_looks_now_and_then_and_a_finished_message_waits_a_moment(crank: Crank) -> None:
     due = crank.provider._seconds_to_work
     crank.provider.cycle()

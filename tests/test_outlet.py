@@ -64,6 +64,20 @@ def test_window_bounds_what_is_on_its_way() -> None:
     assert rig.ack() == [21, 22, 23, 24, 25]
 
 
+def test_an_answer_wakes_the_publisher_only_when_something_waits_for_it() -> None:
+    rig = Rig("window = 10")
+    rig.connect()
+    woken = rig.publisher._wake
+    rig.accept(15)
+    woken.clear()
+    rig.channel().ack()
+    assert woken.is_set()
+    rig.pump()
+    woken.clear()
+    rig.channel().ack()
+    assert not woken.is_set()
+
+
 def test_window_is_full_by_bytes_too() -> None:
     rig = Rig("window = 1000")
     rig.connect()

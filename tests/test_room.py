@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,21 @@ def test_what_is_in_the_log_only_fits_into_the_reserve_however_much_room_there_i
 
 def test_the_log_may_grow_beyond_its_size_in_fair_weather_before_a_reader_stops_acceptance() -> None:
     assert room.LOG_MAX_BYTES >= 4 * room.LOG_BYTES
+
+
+def test_what_is_reckoned_of_log_and_file_is_never_less_than_what_a_look_finds(tmp_path: Path) -> None:
+    journal = reopened(tmp_path / "backup.sqlite")
+    chance = random.Random(7)
+    looks = 0
+    for _ in range(200):
+        count, size = chance.randint(1, 5), chance.choice((50, 500, 5000, 50_000))
+        first_id = journal.next_id
+        new = [Record(first_id + at, KEY, b"x" * size, 1.0) for at in range(count)]
+        old = [(first_id - count, first_id - 1)] if chance.random() < 0.5 else []
+        journal.apply(Transaction(appends=new, discards=old))
+        if (reckoned := journal._reckoning) is not None:
+            looks += 1
+            assert reckoned.unfolded_bytes >= journal._growth_bytes()
+            assert reckoned.log_bytes >= journal._log_bytes()
+    assert looks > 100
+    journal.close()

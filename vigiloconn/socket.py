@@ -38,8 +38,8 @@ class SocketListener(Handler):
     """Takes lines from any number of writers and puts them, as messages, into the sink.
 
     `group` names the group that may write (mode 0660); None leaves the process's own. Writers that would take the last
-    descriptors below `max_descriptors` (the process's limit) are refused: brokers and journal need theirs. Gauge:
-    `connections`.
+    descriptors below `max_descriptors` (the process's limit) are refused: brokers and journal need theirs. The lines of
+    a writer that writes them one by one may gather for `gather_s` before they are read. Gauge: `connections`.
     """
 
     def __init__(
@@ -50,11 +50,12 @@ class SocketListener(Handler):
         group: str | None = None,
         max_line_bytes: int = MAX_LINE_BYTES,
         max_descriptors: int | None = None,
+        gather_s: float = 0.0,
         name: str = "socket",
     ) -> None:
         self.name = name
         self.path = path
-        self.reception = Reception(path, sink, max_line_bytes)
+        self.reception = Reception(path, sink, max_line_bytes, gather_s)
         self.connections_total = 0
         self.refused = 0
         self._no_room_log = RateLimitedLog(log, logging.ERROR)

@@ -84,8 +84,10 @@ class MemoryJournal:
     def age_s(self, record: Record) -> float:
         return self.clock() - record.accepted_at
 
-    def has_fresh(self) -> bool:
+    def has_more(self) -> bool:
         return self._taken_upto < self.last_id
+
+    has_fresh = has_more
 
     def held_exchanges(self) -> dict[str, int]:
         exchanges = [exchange for exchange, _ in self.held.values()]

@@ -63,7 +63,15 @@ class _Transport:
 
 
 class PlainTransport(_Transport, TCPTransport):  # type: ignore[misc]
-    pass
+    def _setup_transport(self) -> None:
+        super()._setup_transport()
+        self._write = self._send_all
+
+    def _send_all(self, data: Any) -> None:
+        # Nearly always all at once, and then gevent's `sendall` does twice the work.
+        sent = self.sock.send(data)
+        if sent < len(data):
+            self.sock.sendall(memoryview(data)[sent:])
 
 
 class TLSTransport(_Transport, SSLTransport):  # type: ignore[misc]

@@ -33,7 +33,10 @@ def build(settings: Settings, supervisor: Supervisor) -> None:
     client.add_handler(publisher)
     listener: list[Handler] = []
     if settings.nagios.listen_unix:
-        listener = [SocketListener(settings.nagios.listen_unix, provider, group=settings.runtime.socket_group)]
+        runtime = settings.runtime
+        listener = [SocketListener(
+            settings.nagios.listen_unix, provider, group=runtime.socket_group, gather_s=runtime.commit_delay_ms / 1000
+        )]  # fmt: skip
     followers = filefollowers_factory(settings, provider)
     commands = _build_commands(settings, client) if settings.nagios.nagios_pipe else []
     # The first that has a figure gives it its bare name: `received` is from the bus, where there is a way back.

@@ -19,7 +19,7 @@ from gevent.event import Event
 from vigiloconn.accepting.gathering import Gathering
 from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
-from vigiloconn.accepting.pending import Pending
+from vigiloconn.accepting.pending import DISCARD_LINGER_S, Pending
 from vigiloconn.accepting.readahead import ReadAhead
 from vigiloconn.errors import BadMessage, JournalBusy, JournalDamaged, JournalFull, OutsideChange
 from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
@@ -100,6 +100,9 @@ class BackupProvider(Handler):
         self._ahead = ReadAhead(self._memory_messages)
         self._obstacle = Obstacle(monotonic)
         self._look_at_s = 0.0
+        self._accepted_at_s = 0.0
+        self._awake_at_s = 0.0
+        """When `run` looks by itself at what there is to do."""
         self._read_at_s = 0.0
         self._read_log = RateLimitedLog(log, clock=monotonic)
         self._bus_is_up = False
@@ -311,12 +314,21 @@ class BackupProvider(Handler):
         ids = list(ids)
         self._ahead.finish(ids)
         self._pending.discard(ids, self._monotonic())
-        self._wake.set()
+        self._wake_for_discards()
 
     def discard_held(self, ids: Iterable[int]) -> None:
         """These held messages are finished, in any order."""
         self._pending.discard_held(ids, self._monotonic())
-        self._wake.set()
+        self._wake_for_discards()
+
+    def _wake_for_discards(self) -> None:
+        # They ride with the next commit, or wait for company: often `run` wakes up before they are due.
+        if self._monotonic() + DISCARD_LINGER_S < self._awake_at_s:
+            self._wake.set()
+
+    def has_more(self) -> bool:
+        """Answer whether `take` may give something, at once or after it was asked to."""
+        return len(self._ahead) > 0 or not self._ahead.is_at_end
 
     def has_fresh(self) -> bool:
         """Answer whether messages are on their way to `take`, or wait for it, that need not be read back first."""
@@ -388,6 +400,11 @@ class BackupProvider(Handler):
         # can't say that it is there.
         while (delay_s := self._seconds_to_work()) > 0:
             self._wake.clear()
+            now_s = self._monotonic()
+            # What was accepted a moment ago is finished soon: to look then costs less than to be woken by each.
+            if (soon_s := self._accepted_at_s + DISCARD_LINGER_S - now_s) > 0:
+                delay_s = min(delay_s, soon_s)
+            self._awake_at_s = now_s + delay_s
             self._wake.wait(delay_s)
 
     def _seconds_to_work(self) -> float:
@@ -470,6 +487,7 @@ class BackupProvider(Handler):
                 self._pending.keep(step.records)
             self._ahead.add_new(step.records, must_keep=step.is_kept)
             self.accepted += len(step.records)
+            self._accepted_at_s = self._monotonic()
             self.on_available()
         now_s = self._monotonic()
         for batch in step.group:

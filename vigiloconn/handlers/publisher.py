@@ -242,9 +242,14 @@ class BusPublisher(Handler):
         if is_confirm:
             self.client.note_success()
         self.client.channels.wake_first()
-        self._wake.set()
+        if self._has_work():
+            self._wake.set()
         if self._is_draining and not self.in_flight:
             self._idle.set()
+
+    def _has_work(self) -> bool:
+        """Answer whether something waits that an answer of the broker may let go on."""
+        return self.journal.has_more() or any(not outlet.is_idle for outlet in self.outlets.values())
 
     # -- sending ---------------------------------------------------------------------------------------------
 
@@ -299,7 +304,7 @@ class BusPublisher(Handler):
                 return
             finally:
                 self._sending_since = None
-            if not sent and not taken and not self._has_news:
+            if not (sent or taken or self._has_news) or not self._has_work():
                 return
 
     def _unanswered(self) -> list[Outlet]:

@@ -51,6 +51,21 @@ class Disk:
     """Pages of the file that hold nothing any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reckoning:
+    """The most that can have become of log and file since they were looked at: to look costs as much as a small
+    transaction does."""
+
+    unfolded_bytes: int
+    log_bytes: int
+
+    def after(self, need: Need, gone_bytes: int) -> Reckoning:
+        """Return what it is after a transaction with this need, which has moved nothing and deleted `gone_bytes`."""
+        # A page by which the file grows was in the log; and so are all that a large body leaves.
+        log_bytes = need.log_bytes + 2 * gone_bytes
+        return Reckoning(self.unfolded_bytes + log_bytes, self.log_bytes + log_bytes)
+
+
 def floor_bytes(min_free_bytes: int, disk_bytes: int) -> int:
     """Return what new messages leave free on a disk of this size."""
     return min(min_free_bytes, disk_bytes // _MOST_SHARE)

@@ -37,6 +37,9 @@ _META, _ACCEPTED, _HELD, _BOOT, _PARKED, _KEPT = (
     PREFIX + name for name in ("meta", "accepted", "held", "boot", "parked", "kept")
 )
 
+#: In place: to delete and insert would write the index as well.
+_OR_CHANGE = "ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value"
+
 T = TypeVar("T")
 M = TypeVar("M", tuple[str, Record], tuple[str, Record, str])
 
@@ -53,6 +56,8 @@ class Counts:
     parked_bytes: int = 0
     newest_range: Stamp | None = None
     """Acceptance time of the newest range."""
+    ranges: int = 0
+    """Ranges whose times are stored."""
 
     def copy(self) -> Counts:
         return replace(self, held=dict(self.held))
@@ -139,6 +144,12 @@ class JournalRows:
         self.main = f'"{table}"'
         self._insert_one = f"INSERT INTO {self.main} (id, msg) VALUES (?, CAST(? AS TEXT))"
         self._insert_many = self._insert_one + ", (?, CAST(? AS TEXT))" * (_INSERT_ROWS - 1)
+        # In one statement: each step of one is a chance for another thread to take the interpreter's lock.
+        self._save = (
+            f"INSERT INTO {_META} (key, value) VALUES ('last_used_id', ?), ('main_rows', ?), "
+            f"('first_id', coalesce((SELECT min(id) FROM {self.main}), 0)), "
+            f"('last_id', coalesce((SELECT max(id) FROM {self.main}), 0)) {_OR_CHANGE}"
+        )
         self._boot = 0
         self._database = database
         self._models = _models(database, table)
@@ -211,7 +222,7 @@ class JournalRows:
     def forget_times(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
         """Let everything from `first_id` on count as accepted at this time."""
         self.connection.execute(f"DELETE FROM {_ACCEPTED}")
-        counts.newest_range = None
+        counts.newest_range, counts.ranges = None, 0
         if first_id:
             self._begin_range(counts, first_id, accepted)
 
@@ -284,6 +295,7 @@ class JournalRows:
         newest = f"SELECT accepted_at, CASE boot WHEN ? THEN boot_s END FROM {_ACCEPTED} ORDER BY first_id DESC LIMIT 1"
         for row in self.connection.execute(newest, (self._boot,)):
             counts.newest_range = Stamp(*row)
+        counts.ranges = self.connection.execute(f"SELECT count(*) FROM {_ACCEPTED}").fetchone()[0]
         return counts
 
     def data_version(self) -> int:
@@ -350,6 +362,7 @@ class JournalRows:
         sql = f"INSERT INTO {_ACCEPTED} (first_id, accepted_at, boot, boot_s) VALUES (?, ?, ?, ?)"
         self.connection.execute(sql, (first_id, *self._stored(accepted)))
         counts.newest_range = accepted
+        counts.ranges += 1
 
     def _stored(self, accepted: Stamp) -> tuple[float, int | None, float | None]:
         return accepted.wall_s, None if accepted.boot_s is None else self._boot, accepted.boot_s
@@ -415,14 +428,17 @@ class JournalRows:
         for where, values in _conditions(runs):
             self._delete_held(counts, where, values)
 
-    def forget_unused_times(self, next_id: int) -> None:
+    def forget_unused_times(self, counts: Counts, next_id: int) -> None:
         """Forget the acceptance times that no row of the main table needs any more."""
+        if counts.ranges < 2:
+            return
         # The range that the oldest row, or else the next one, falls into stays, and with it the newest one.
-        self.connection.execute(
+        forgotten = self.connection.execute(
             f"DELETE FROM {_ACCEPTED} WHERE first_id < "
             f"(SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?)",
             (self.bounds()[0] or next_id,),
         )
+        counts.ranges -= forgotten.rowcount
 
     def _delete_ids(self, counts: Counts, table: str, ids: Sequence[int]) -> None:
         self._delete(counts, table, f"id IN ({_marks(ids)})", tuple(ids))
@@ -451,10 +467,10 @@ class JournalRows:
 
     def save(self, counts: Counts, used_id: int, fixed: Mapping[str, int | str]) -> None:
         """Write into the same transaction what shows at the next start whether another program wrote to the file."""
-        first_id, last_id = self.bounds()
+        if fixed:
+            self.write_meta(fixed)
         main_rows = counts.rows - sum(counts.held.values())
-        found = {"last_used_id": used_id, "first_id": first_id, "last_id": last_id, "main_rows": main_rows}
-        self.write_meta({**fixed, **found})
+        self.connection.execute(self._save, (used_id, main_rows))
 
     def readdress(self, counts: Counts, exchange: str, moves: Sequence[tuple[str, int]]) -> None:
         """Hold messages for another exchange than `exchange`: (the other, id)."""
@@ -465,7 +481,7 @@ class JournalRows:
 
     def write_meta(self, values: Mapping[str, int | str]) -> None:
         """Set values of the file itself."""
-        self.connection.executemany(f"INSERT OR REPLACE INTO {_META} (key, value) VALUES (?, ?)", values.items())
+        self.connection.executemany(f"INSERT INTO {_META} (key, value) VALUES (?, ?) {_OR_CHANGE}", values.items())
 
 
 def kept_in_file(path: Path) -> dict[str, str]:

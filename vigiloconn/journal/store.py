@@ -105,6 +105,8 @@ class DbRetry:
         self._counts = Counts()
         self._data_version = 0
         self._never_ours: list[Run] = []
+        self._reckoning: room.Reckoning | None = None
+        """None while nothing is known of the log without a look."""
         self._written_upto = 0
         """The highest id that was given to a row of the main table."""
         self._opened = Stamp(0.0, None)
@@ -200,7 +202,8 @@ class DbRetry:
                 self._commit_in_parts(transaction)
         else:
             self._commit_in_parts(transaction)
-        if self._growth_bytes() > self._reserve.size_bytes // 2 > 0:
+        most_bytes = self._reserve.size_bytes // 2
+        if self._reckoned().unfolded_bytes > most_bytes > 0 and self._looked().unfolded_bytes > most_bytes:
             # What is in the log only must fit into the reserve, or on a full disk the log could never be emptied.
             self._checkpoint("PASSIVE")
         if self._reserve.is_missing:
@@ -533,6 +536,7 @@ class DbRetry:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        self._reckoning = None
         with self._translated():
             connection = self._rows.connection
             connection.execute("BEGIN IMMEDIATE")
@@ -550,7 +554,7 @@ class DbRetry:
         used_id = max(self.next_id - 1, transaction.appends[-1].id if transaction.appends else 0)
         if not self.volatile:
             self._check_place()
-        is_alone = False
+        is_alone, reckoning = False, self._reckoning
         try:
             with self._transaction():
                 # Inside: nobody else can write from here to the end. What is deleted by its id must be ours.
@@ -563,6 +567,10 @@ class DbRetry:
                 with self._translated():
                     self._data_version = self._rows.data_version()
             raise
+        if reckoning is not None and not transaction.holds and not transaction.parks:
+            appended_bytes = sum(len(record.body) for record in transaction.appends)
+            gone_bytes = self._counts.size_bytes + appended_bytes - counts.size_bytes
+            self._reckoning = reckoning.after(room.need_of(transaction), gone_bytes)
         self._counts = counts
         for name, text in transaction.kept.items():
             self._kept.pop(name, None)
@@ -579,11 +587,12 @@ class DbRetry:
         if transaction.kept:
             rows.write_kept(transaction.kept)
         rows.hold(counts, transaction.holds)
-        rows.park(counts, transaction.parks, self.clock.now().wall_s)
+        if transaction.parks:
+            rows.park(counts, transaction.parks, self.clock.now().wall_s)
         rows.discard(counts, transaction.discards)
         rows.discard_held(counts, transaction.held_discards)
         if transaction.discards:
-            rows.forget_unused_times(used_id + 1)
+            rows.forget_unused_times(counts, used_id + 1)
         rows.save(counts, used_id, {})
 
     def _commit_in_parts(self, transaction: Transaction) -> None:
@@ -614,8 +623,20 @@ class DbRetry:
         """Answer whether the disk has room for a transaction, and for what must be left."""
         if self.volatile:
             return True
-        disk = room.Disk(self._free_bytes(self.path.parent), self._growth_bytes(), self._rows.emptied_bytes())
-        return room.fits(transaction, room.need_of(transaction), disk, self._floor_bytes)
+        need, free_bytes = room.need_of(transaction), self._free_bytes(self.path.parent)
+        disk = room.Disk(free_bytes, self._reckoned().unfolded_bytes, emptied_bytes=0)
+        if room.fits(transaction, need, disk, self._floor_bytes):
+            return True
+        disk = room.Disk(free_bytes, self._looked().unfolded_bytes, self._rows.emptied_bytes())
+        return room.fits(transaction, need, disk, self._floor_bytes)
+
+    def _reckoned(self) -> room.Reckoning:
+        """Return the most that can be in the log, without a look where it is known well enough."""
+        return self._reckoning or self._looked()
+
+    def _looked(self) -> room.Reckoning:
+        self._reckoning = room.Reckoning(self._growth_bytes(), self._log_bytes())
+        return self._reckoning
 
     def _no_room(self) -> NoRoom:
         free_bytes = self._free_bytes(self.path.parent)
@@ -626,7 +647,7 @@ class DbRetry:
 
     def _check_log(self) -> None:
         """Raise `LogBlocked` when the log is too long and can't be folded."""
-        if self._log_bytes() <= room.LOG_MAX_BYTES:
+        if self._reckoned().log_bytes <= room.LOG_MAX_BYTES or self._looked().log_bytes <= room.LOG_MAX_BYTES:
             return
         self._checkpoint()
         if (log_bytes := self._log_bytes()) > room.LOG_MAX_BYTES:
@@ -660,6 +681,7 @@ class DbRetry:
 
         True when all of it is folded, and so on the disk.
         """
+        self._reckoning = None
         try:
             # One that fails half-way has used up the room and freed none.
             if self.volatile or self._growth_bytes() <= self._free_bytes(self.path.parent):

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gevent.event import AsyncResult
-from gevent.threadpool import ThreadPool
 
 from vigiloconn.errors import BadMessage, JournalBusy, JournalFull, OutsideChange, VigiloError
 from vigiloconn.interfaces import UNREADABLE, Answer, Record
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
 from vigiloconn.kit.escape import printable
+from vigiloconn.kit.worker import Worker
 from vigiloconn.serialize import stored_route_key
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Pool(Protocol):
-    """Where calls are run one after the other: gevent's `ThreadPool`, or one that runs them in line."""
+    """Where calls are run one after the other: a `Worker`, or one that runs them in line."""
 
     def spawn(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> AsyncResult[T]:
         """Run a call and return its answer to come."""
@@ -59,7 +59,7 @@ class JournalReply:
 class JournalThread:
     """One native thread that alone touches a journal. Calls wait for it, and only the calling greenlet waits."""
 
-    def __init__(self, journal: DbRetry, pool: Callable[[], Pool] = lambda: ThreadPool(1)) -> None:
+    def __init__(self, journal: DbRetry, pool: Callable[[], Pool] = Worker) -> None:
         self._journal = journal
         self._new_pool = pool
         self._pool: Pool | None = None
@@ -160,7 +160,7 @@ def outcome(answer: Answer) -> Any:
 
 
 def _caught(function: Callable[..., Any], *args: Any) -> Any:
-    """Return what `function` returns, or the error of ours that it raised: gevent prints what a thread lets out."""
+    """Return what `function` returns, or the error of ours that it raised: what else is raised is a mistake."""
     try:
         return function(*args)
     except VigiloError as exc:

@@ -150,6 +150,11 @@ class Outlet:
         """True while nothing was taken from the held table that is not finished."""
         return self.state in (State.OPEN, State.HELD, State.SILENT)
 
+    @property
+    def is_idle(self) -> bool:
+        """True while it has nothing to send and waits for nothing but answers."""
+        return self.state is State.OPEN and not self.queue
+
     def add(self, record: Record) -> None:
         """Take a message of the main table: into the queue, or behind those that are held."""
         if self.state is State.OPEN:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import select
+import time
 from collections import deque
 
 from gevent import monkey
@@ -19,6 +20,7 @@ from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.kit.turns import Turns
 from vigiloconn.serialize import parse_chunk
 from vigiloconn.sources.lines import LineSplitter, Part, Sync, TooLong
+from vigiloconn.sources.moderation import Moderation
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,10 @@ _MAX_REASON_CHARACTERS = 200
 class Reception:
     """What all writers of one socket share: where their messages go, and what is counted of them."""
 
-    def __init__(self, path: str, sink: Sink, max_line_bytes: int) -> None:
+    def __init__(self, path: str, sink: Sink, max_line_bytes: int, gather_s: float = 0.0) -> None:
         self.path = path
+        self.gather_s = gather_s
+        """How long the lines of a writer that writes them one by one may gather before they are read."""
         self.sink = sink
         self.max_line_bytes = max_line_bytes
         self.received = 0
@@ -102,7 +106,8 @@ class WriterConnection:
         self._items: list[Item] = []
         self._size_bytes = 0
         self._turns = Turns()
-        self._stopped = False
+        self._moderation = Moderation(shared.gather_s)
+        self._stopping = Event()
         self._cut_off = False
         self._broken = False
 
@@ -110,6 +115,7 @@ class WriterConnection:
         """Read to the end of the stream, then wait until every sync line has its answer."""
         while not self._broken and (data := self._receive()):
             self._take_all(self._splitter.feed(data))
+            self._let_gather(len(data))
         if self._cut_off and self._splitter.unfinished_bytes:
             log.warning("%s: %d bytes of a line that the stop cut off are not taken",
                         self._shared.path, self._splitter.unfinished_bytes)
@@ -121,7 +127,7 @@ class WriterConnection:
 
     def stop_reading(self) -> None:
         """Let the writer add no more. What it has written already is still read."""
-        self._stopped = True
+        self._stopping.set()
         # After the shutdown it can't be told any more whether the writer had come to its end by itself, and with it
         # whether an unfinished last line is one.
         self._cut_off = not _is_at_end(self._sock)
@@ -141,18 +147,26 @@ class WriterConnection:
     def close(self) -> None:
         self._sock.close()
 
+    def _let_gather(self, size_bytes: int) -> None:
+        pause_s = self._moderation.pause_after(time.monotonic(), size_bytes)
+        if pause_s:
+            self._stopping.wait(pause_s)
+
     def _receive(self) -> bytes:
         """Return what has come, nothing at the end of the stream."""
         while True:
             self._turns.stand_back()
+            asked_s = time.monotonic()
             try:
-                return self._sock.recv(_RECV_BYTES)
+                data: bytes = self._sock.recv(_RECV_BYTES)
+                self._turns.waited_since(asked_s)
+                return data
             except ConnectionError:
                 # The peer closed without reading our answers. All that it wrote was read before: an end like any other.
                 return b""
             except OSError as exc:
                 # EBADF: woken by our own shutdown; what is in the buffer still wants reading.
-                if not (exc.errno == errno.EBADF and self._stopped and self._sock.fileno() >= 0):
+                if not (exc.errno == errno.EBADF and self._stopping.is_set() and self._sock.fileno() >= 0):
                     raise
 
     def _take_all(self, parts: list[Part]) -> None:
@@ -192,6 +206,7 @@ class WriterConnection:
         while len(self._asked) >= _MAX_OPEN_SYNCS and not self._broken:
             self._answered.clear()
             self._answered.wait()
+        self._moderation.asked()
         span, self._span = self._span, _Span(self)
         span.token = token
         self._asked.append(span)

@@ -1,0 +1,55 @@
+"""The native thread for calls that block: order, failures, its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import gevent
+import pytest
+from gevent import monkey
+
+from vigiloconn.kit.worker import Worker
+
+_NativeEvent = monkey.get_original("threading", "Event")
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    made = Worker()
+    yield made
+    made.kill()
+
+
+def test_calls_are_done_in_their_order_on_one_other_thread(worker: Worker) -> None:
+    done: list[int] = []
+    answers = [worker.spawn(lambda number=number: done.append(number)) for number in range(1000)]  # type: ignore[misc]
+    thread = worker.spawn(monkey.get_original("threading", "get_ident")).get(timeout=10)
+    assert all(answer.ready() for answer in answers)
+    assert done == list(range(1000))
+    assert thread != threading.get_ident()
+
+
+def test_others_run_while_a_call_blocks(worker: Worker) -> None:
+    gate = _NativeEvent()
+    answer = worker.spawn(gate.wait, 10)
+    gevent.sleep(0.01)
+    assert not answer.ready()
+    gate.set()
+    assert answer.get(timeout=10) is True
+
+
+def test_what_a_call_raises_is_raised_where_its_answer_is_waited_for_and_the_next_is_done(worker: Worker) -> None:
+    failed, fine = worker.spawn(int, "ten"), worker.spawn(int, "10")
+    with pytest.raises(ValueError, match="ten"):
+        failed.get(timeout=10)
+    assert fine.get(timeout=10) == 10
+
+
+def test_its_end_waits_for_what_it_was_asked_for_and_may_be_asked_for_twice() -> None:
+    worker = Worker()
+    done: list[int] = []
+    worker.spawn(done.append, 1)
+    worker.kill()
+    assert done == [1]
+    worker.kill()
