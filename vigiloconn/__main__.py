@@ -13,6 +13,10 @@ def main(argv: list[str] | None = None) -> int:
         from vigiloconn.cli import send as sendcli
 
         return sendcli.main(arguments)
+    if arguments[:1] == ["status"]:
+        from vigiloconn.cli import status as statuscli
+
+        return statuscli.main(arguments)
     if arguments[:1] == ["bus"]:
         from vigiloconn import configure
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vigiloconn.cli import sender
-from vigiloconn.cli.usage import UsageError, parse, parse_instance
+from vigiloconn.cli.usage import UsageError, parse, parse_instance, parse_timeout
 from vigiloconn.kit.exits import EXIT_FAILED, EXIT_USAGE, fail
 from vigiloconn.settings import paths
 
@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     try:
         instance = parse_instance(options["--id"])
-        timeout_s = _parse_timeout(options["--timeout"])
+        timeout_s = parse_timeout(options["--timeout"])
     except UsageError as exc:
         return fail(exc, EXIT_USAGE)
     path = options["--socket"] or paths.default_socket("nagios", instance)
@@ -25,13 +25,3 @@ def main(arguments: list[str]) -> int:
             return sender.send(path, lines, sync=options["--sync"], timeout_s=timeout_s)
     except OSError as exc:
         return fail(f"{name or 'standard input'}: can't be read: {exc.strerror}", EXIT_FAILED)
-
-
-def _parse_timeout(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--timeout: expected seconds above 0, got {text!r}")
-    return seconds

@@ -15,6 +15,7 @@ USAGE = """Link monitoring to an AMQP bus.
 Usage:
   vigilo-connector run CONNECTOR [--config FILE] [--id N] [--log-level LEVEL]
   vigilo-connector check CONNECTOR [--config FILE] [--id N]
+  vigilo-connector status [CONNECTOR] [--watch | --json | --nagios] [--config FILE] [--id N] [--timeout SECONDS]
   vigilo-connector send [--socket PATH] [--sync] [--timeout SECONDS] [--id N] [FILE]
   vigilo-connector bus ...
   vigilo-connector --version
@@ -23,6 +24,7 @@ Usage:
 Commands:
   run    Run a connector until SIGTERM or SIGINT. SIGHUP opens the log files again.
   check  Check the settings; connect to nothing.
+  status Tell how the running connector is: what flows, what waits where and since when, what is wrong, what to do.
   bus    Configure the bus: `vigilo-connector bus --help`, the same as vigilo-bus-config.
   send   Write the lines of FILE (standard input without one) to a connector's socket.
 
@@ -36,11 +38,15 @@ Options:
   -l --log-level LEVEL debug, info, warning, error or critical, whatever the settings say.
   -s --socket PATH     The connector's socket; without it /var/lib/vigilo/NAME/send.sock of connector-nagios.
   --sync               End with status 0 only after the connector has said that every line is safe.
-  --timeout SECONDS    Longest time that `send` may take [default: 30].
+  --timeout SECONDS    Longest time that `send` or a question may take [default: 30].
+  --watch              Show it again every two seconds, in place on a terminal, until Ctrl-C.
+  --json               Show all that the connector tells of itself.
+  --nagios             Show one line with performance data, as a plugin of Nagios.
   --version            Show the version.
   -h --help            Show this.
 
-Exit status: 0 stopped in order; 1 it could not do its work; 2 usage or settings.
+Exit status: 0 stopped in order; 1 it could not do its work; 2 usage or settings. Of `status`, as of a plugin of Nagios:
+0 OK, 1 WARNING, 2 CRITICAL (no connector runs, too), 3 it can't be asked.
 """
 
 
@@ -66,3 +72,14 @@ def parse_instance(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"--id: expected a whole number, 0 or more, got {text!r}")
     return int(text)
+
+
+def parse_timeout(text: str) -> float:
+    """Return the seconds that `--timeout` gives. Raises `UsageError`."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--timeout: expected seconds above 0, got {text!r}")
+    return seconds

@@ -7,7 +7,7 @@ import time
 from vigiloconn.control.flow import backlog_text
 from vigiloconn.control.health import Health
 from vigiloconn.control.inquiry import Inquiry
-from vigiloconn.control.journalfile import JournalFile
+from vigiloconn.control.lookout import JournalFile
 from vigiloconn.control.metrics import Metrics
 from vigiloconn.control.operator import Operator
 from vigiloconn.control.place import control_path

@@ -6,12 +6,9 @@ Knows the tables as they are documented for other readers.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
-
-import gevent
 
 from vigiloconn.errors import VigiloError
 from vigiloconn.journal.clock import JournalClock
@@ -89,38 +86,3 @@ def _read(connection: sqlite3.Connection, table: str, clock: JournalClock, is_co
         waiting = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
         held = dict(connection.execute(f"SELECT exchange, count(*) FROM {PREFIX}held GROUP BY exchange"))
     return Contents(parked, max(ages, default=0.0), waiting, held)
-
-
-class JournalFile:
-    """The file of a running connector, looked into on a native thread; what was seen last stands meanwhile."""
-
-    def __init__(self, path: Path, table: str, clock: Callable[[], float]) -> None:
-        self._path = path
-        self._table = table
-        self._clock = clock
-        self._journal_clock = JournalClock()
-        self._answer: gevent.event.AsyncResult[Contents | None] | None = None
-        self._seen = Contents((), 0.0, 0, {})
-        self._seen_at_s = -1e9
-
-    def seen(self, max_age_s: float, wait_s: float = 0.0) -> Contents:
-        """Return what was seen, at most `max_age_s` ago if the disk answers within `wait_s`."""
-        if self._answer is None and self._clock() - self._seen_at_s > max_age_s:
-            self._answer = gevent.get_hub().threadpool.spawn(self._look)
-        if self._answer is not None:
-            self._answer.wait(wait_s) if wait_s else None
-            if self._answer.ready():
-                found, self._answer = self._answer.value, None
-                self._seen, self._seen_at_s = found or self._seen, self._clock()
-        return self._seen
-
-    def oldest_s(self) -> float:
-        """Return the age of the oldest message, as of now, by what was seen last."""
-        return self._seen.oldest_s + self._clock() - self._seen_at_s if self._seen.oldest_s else 0.0
-
-    def _look(self) -> Contents | None:
-        try:
-            return read_contents(self._path, self._table, self._journal_clock, is_counted=False)
-        except Unreadable:
-            # gevent prints what a thread lets out; what is wrong with the file the journal itself tells.
-            return None

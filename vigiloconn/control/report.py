@@ -13,7 +13,8 @@ from vigiloconn.control.exchange import HTML, Refused, Reply, Request, as_json
 from vigiloconn.control.flow import COUNTERS, Totals, totals
 from vigiloconn.control.history import History
 from vigiloconn.control.inquiry import Inquiry
-from vigiloconn.control.journalfile import Contents, JournalFile
+from vigiloconn.control.journalfile import Contents
+from vigiloconn.control.lookout import JournalFile
 from vigiloconn.control.page import PAGE
 from vigiloconn.control.rates import LONG_S, SHORT_S, Meter, drain_s
 from vigiloconn.control.state import Standing, StateLog

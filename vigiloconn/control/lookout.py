@@ -1,0 +1,47 @@
+"""A look into a running connector's journal file now and then. Knows a native thread, and how old what was seen is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gevent
+from gevent.event import AsyncResult
+
+from vigiloconn.control.journalfile import Contents, Unreadable, read_contents
+from vigiloconn.journal.clock import JournalClock
+
+
+class JournalFile:
+    """The file of a running connector, looked into on a native thread; what was seen last stands meanwhile."""
+
+    def __init__(self, path: Path, table: str, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._table = table
+        self._clock = clock
+        self._journal_clock = JournalClock()
+        self._answer: AsyncResult[Contents | None] | None = None
+        self._seen = Contents((), 0.0, 0, {})
+        self._seen_at_s = -1e9
+
+    def seen(self, max_age_s: float, wait_s: float = 0.0) -> Contents:
+        """Return what was seen, at most `max_age_s` ago if the disk answers within `wait_s`."""
+        if self._answer is None and self._clock() - self._seen_at_s > max_age_s:
+            self._answer = gevent.get_hub().threadpool.spawn(self._look)
+        if self._answer is not None:
+            self._answer.wait(wait_s) if wait_s else None
+            if self._answer.ready():
+                found, self._answer = self._answer.value, None
+                self._seen, self._seen_at_s = found or self._seen, self._clock()
+        return self._seen
+
+    def oldest_s(self) -> float:
+        """Return the age of the oldest message, as of now, by what was seen last."""
+        return self._seen.oldest_s + self._clock() - self._seen_at_s if self._seen.oldest_s else 0.0
+
+    def _look(self) -> Contents | None:
+        try:
+            return read_contents(self._path, self._table, self._journal_clock, is_counted=False)
+        except Unreadable:
+            # gevent prints what a thread lets out; what is wrong with the file the journal itself tells.
+            return None
