@@ -13,7 +13,6 @@ import gevent.event
 import pytest
 
 from tests.support.scripted import ScriptedChannel, ScriptedClient, Sent
-from vigiloconn.consuming import work
 from vigiloconn.errors import BadMessage, BusRefused, PipeClosed
 from vigiloconn.handlers.message import BATCH_MESSAGES, ItemFailed, MessageHandler
 from vigiloconn.supervisor import Supervisor
@@ -471,11 +470,8 @@ def test_tries_are_counted_on_over_a_loss_of_the_bus(bus: Callable[..., Bus]) ->
     made.wait_settled()
 
 
-def test_a_message_that_fails_for_too_long_is_given_up(
-    bus: Callable[..., Bus], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(work, "MAX_RETRYING_S", 0.0)
-    made = bus(max_redeliveries=1000)
+def test_a_message_that_fails_for_too_long_is_given_up(bus: Callable[..., Bus]) -> None:
+    made = bus(max_redeliveries=1000, retry_time_s=0.0)
     made.deliver({"n": 1, "do": "fail"})
     made.wait_letter(1).result.set(None)
     made.wait_settled()

@@ -13,12 +13,12 @@ from vigiloconn.bus.contents import Delivery
 from vigiloconn.consuming.unpack import unpack
 from vigiloconn.consuming.work import (
     MAX_REASONS,
-    MAX_RETRYING_S,
     SLICE_BYTES,
     InHand,
     Interrupted,
     ItemFailed,
     Progress,
+    RetryPolicy,
     Work,
     identity,
 )
@@ -158,40 +158,40 @@ def test_one_that_goes_alone_again_lengthens_no_row_of_others() -> None:
 
 def test_a_message_is_tried_again_as_often_as_allowed_and_then_given_up() -> None:
     progress = Progress()
-    delays = [progress.failed(RuntimeError(), 0.0, 3) for _ in range(4)]
+    delays = [progress.failed(RuntimeError(), 0.0, RetryPolicy(3)) for _ in range(4)]
     assert delays[3] is None
     for delay_s, longest_s in zip(delays, (0.1, 0.2, 0.4), strict=False):
         assert delay_s is not None
         assert 0.75 * longest_s <= delay_s <= longest_s
     assert progress.tries_in_all == 4
     progress.give_up("no")
-    assert progress.failed(RuntimeError(), 0.0, 3) is not None
+    assert progress.failed(RuntimeError(), 0.0, RetryPolicy(3)) is not None
     assert (progress.tries_of_item, progress.tries_in_all, progress.done) == (1, 5, 1)
 
 
 def test_the_delays_of_one_message_are_not_those_of_the_next() -> None:
     progress = Progress()
     for _ in range(8):
-        progress.failed(RuntimeError(), 0.0, 100)
+        progress.failed(RuntimeError(), 0.0, RetryPolicy(100))
     progress.give_up("no")
-    delay_s = progress.failed(RuntimeError(), 0.0, 100)
+    delay_s = progress.failed(RuntimeError(), 0.0, RetryPolicy(100))
     assert delay_s is not None
     assert delay_s <= 0.1
 
 
 def test_without_any_repeats_the_first_failure_is_the_last() -> None:
-    assert Progress().failed(RuntimeError(), 0.0, 0) is None
+    assert Progress().failed(RuntimeError(), 0.0, RetryPolicy(0)) is None
 
 
 def test_what_is_bad_is_not_tried_again() -> None:
-    assert Progress().failed(BadMessage("never"), 0.0, 100) is None
+    assert Progress().failed(BadMessage("never"), 0.0, RetryPolicy(100)) is None
 
 
 def test_a_delivery_is_not_tried_for_longer_than_its_time() -> None:
     progress = Progress()
-    assert progress.failed(RuntimeError(), 1000.0, 100) is not None
-    assert progress.failed(RuntimeError(), 999.0 + MAX_RETRYING_S, 100) is not None
-    assert progress.failed(RuntimeError(), 1000.0 + MAX_RETRYING_S, 100) is None
+    assert progress.failed(RuntimeError(), 1000.0, RetryPolicy(100)) is not None
+    assert progress.failed(RuntimeError(), 999.0 + RetryPolicy().time_s, RetryPolicy(100)) is not None
+    assert progress.failed(RuntimeError(), 1000.0 + RetryPolicy().time_s, RetryPolicy(100)) is None
 
 
 def test_a_success_ends_the_count_of_the_messages_tries_and_no_success_does_not() -> None:
@@ -199,7 +199,7 @@ def test_a_success_ends_the_count_of_the_messages_tries_and_no_success_does_not(
     hand.slice(1)
     head = hand.head
     assert head is not None
-    head.progress.failed(RuntimeError(), 0.0, 5)
+    head.progress.failed(RuntimeError(), 0.0, RetryPolicy(5))
     hand.advance(0)
     assert head.progress.tries_of_item == 1
     hand.advance(1)
@@ -287,7 +287,7 @@ def test_only_a_redelivery_of_the_same_message_is_recalled_and_only_once() -> No
 def test_what_was_only_tried_is_remembered_too_and_what_was_not_begun_is_not() -> None:
     memory = Interrupted()
     tried = open_work(delivery({"n": 1}))
-    tried.progress.failed(RuntimeError(), 0.0, 5)
+    tried.progress.failed(RuntimeError(), 0.0, RetryPolicy(5))
     memory.remember(tried)
     memory.remember(open_work(delivery({"n": 2})))
     found = memory.recall(delivery({"n": 1}, redelivered=True))

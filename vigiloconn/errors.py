@@ -64,5 +64,29 @@ class JournalDamaged(VigiloError):
     """Raised when the journal's file can't be read any more. It must be set aside."""
 
 
-class PipeClosed(VigiloError):
+class NotNow(VigiloError):
+    """Raised when nothing can be handled for now: what the work needs is away. Give the messages back and consume again
+    after `after_s`; without it, once the handler's `probe` finds that it goes on."""
+
+    def __init__(self, text: str = "not now", after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.after_s = after_s
+
+
+class PipeClosed(NotNow):
     """Raised when nobody reads the command pipe. Open it again later."""
+
+
+class Retry(VigiloError):
+    """Raised when this message is to be tried again after `after_s`, in its place: what must come behind it waits.
+
+    Without `after_s` the handler's growing delays count, as for any other failure.
+    """
+
+    def __init__(self, text: str = "to be tried again", after_s: float | None = None) -> None:
+        super().__init__(text)
+        self.after_s = after_s
+
+
+class RetryLater(Retry):
+    """Raised when this message is to be tried again after `after_s` and what is behind it goes on."""

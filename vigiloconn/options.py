@@ -59,7 +59,11 @@ class BusSettings:
     max_body_bytes: int
     max_message_bytes: int
     dead_letter: bool
-    max_redeliveries: int
+    max_redeliveries: int | None
+    """None, as for those below: the handler's own."""
+    retry_first_delay_s: float | None
+    retry_max_delay_s: float | None
+    retry_time_s: float | None
     batch_send_perf: int
     batch_linger_ms: int
     window: int

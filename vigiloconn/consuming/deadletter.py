@@ -14,7 +14,7 @@ from typing import Any
 import gevent
 
 from vigiloconn.bus.contents import Delivery, headers_size
-from vigiloconn.consuming.work import Identity, identity
+from vigiloconn.consuming.work import Identity, LastError, identity
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
 from vigiloconn.interfaces import Answer, Client
 from vigiloconn.kit.backoff import backoff_delays
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".dead"
 MAX_REASON_CHARS = 500
+MAX_KIND_CHARS = 100
 _NO_ROUTE = 312
 _DECLARE_TIMEOUT_S = 10.0
 #: After this without a confirm the state says so, after that the letter is sent again.
@@ -39,7 +40,9 @@ Wait = Callable[[float, "Answer | None"], bool]
 """Function of (seconds, result): waits for either; False when the message in hand must be left."""
 
 
-def dead_letter_options(delivery: Delivery, reason: str, tries: int, frame_max: int) -> dict[str, Any]:
+def dead_letter_options(
+    delivery: Delivery, reason: str, tries: int, frame_max: int, error: LastError | None = None
+) -> dict[str, Any]:
     """Return what `VigiloClient.send` needs beside the body: headers of the original, and ours with the reason.
 
     Of the other properties, content type, content encoding and message id stay, the rest is in the header
@@ -49,17 +52,18 @@ def dead_letter_options(delivery: Delivery, reason: str, tries: int, frame_max: 
     try:
         properties = delivery.properties()
     except BadMessage as exc:
-        return _options({}, {}, delivery, f"{_short(reason)}; left out: {exc}", tries)
+        return _options({}, {}, delivery, f"{_short(reason)}; left out: {exc}", tries, error)
     headers = properties.pop("application_headers", None) or {}
-    options = _options(properties, headers, delivery, reason, tries)
+    options = _options(properties, headers, delivery, reason, tries, error)
     problem = _unsendable(options, frame_max - _FRAME_RESERVE)
     if problem:
-        options = _options(properties, {}, delivery, f"{_short(reason)}; headers left out: {problem}", tries)
+        options = _options(properties, {}, delivery, f"{_short(reason)}; headers left out: {problem}", tries, error)
     return options
 
 
 def _options(
-    properties: dict[str, Any], headers: dict[Any, Any], delivery: Delivery, reason: str, tries: int
+    properties: dict[str, Any], headers: dict[Any, Any], delivery: Delivery, reason: str, tries: int,
+    error: LastError | None,
 ) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for key, value in headers.items():
@@ -70,6 +74,9 @@ def _options(
     kept["x-vigilo-routing-key"] = delivery.routing_key
     kept["x-vigilo-time"] = int(time.time())
     kept["x-vigilo-tries"] = tries
+    if error is not None:
+        kept["x-vigilo-error"] = _short(error.kind, MAX_KIND_CHARS)
+        kept["x-vigilo-traceback"] = error.frames
     own = ("content_type", "content_encoding", "message_id", "delivery_mode")
     rest = {key: value for key, value in properties.items() if key not in own}
     if rest:
@@ -118,7 +125,9 @@ class DeadLetters:
         self._clock = clock
         self._under_way: OrderedDict[Identity, Answer] = OrderedDict()
 
-    def bury(self, delivery: Delivery, reason: str, tries: int, wait: Wait) -> bool:
+    def bury(
+        self, delivery: Delivery, reason: str, tries: int, wait: Wait, error: LastError | None = None
+    ) -> bool:
         """Return True once the letter is in its queue; False when `wait` says to leave it: it is to come again.
 
         Tries for ever, with growing delays.
@@ -128,7 +137,7 @@ class DeadLetters:
         may_declare = True
         while True:
             try:
-                self._await(key, delivery, reason, tries, wait)
+                self._await(key, delivery, reason, tries, wait, error)
             except (BusDown, BusRefused, BadMessage) as exc:
                 self._note(exc)
                 if may_declare and isinstance(exc, BusRefused) and exc.code == _NO_ROUTE and self._declare():
@@ -142,11 +151,14 @@ class DeadLetters:
             if not wait(next(delays), None):
                 return False
 
-    def _await(self, key: Identity, delivery: Delivery, reason: str, tries: int, wait: Wait) -> None:
+    def _await(
+        self, key: Identity, delivery: Delivery, reason: str, tries: int, wait: Wait, error: LastError | None
+    ) -> None:
         # One that was left in the middle, and has come again, may be on its way or even there.
         result = self._under_way.get(key)
         if result is None:
-            options = dead_letter_options(delivery, reason, tries, delivery.source.connection.frame_max)
+            frame_max = delivery.source.connection.frame_max
+            options = dead_letter_options(delivery, reason, tries, frame_max, error)
             result = self._publisher.send("", self.queue, delivery.body, mandatory=True, **options)
             self._under_way[key] = result
             while len(self._under_way) > _MAX_UNDER_WAY:

@@ -109,6 +109,11 @@ class QueueSubscriber:
         self._leave()
 
     @property
+    def prefetch_messages(self) -> int:
+        """How many messages the broker may send ahead now."""
+        return self._prefetch.messages
+
+    @property
     def is_paused(self) -> bool:
         """True unless it consumes or tries to."""
         return not self._wanted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -29,8 +29,9 @@ _OPENING = re.compile(rb'"messages"\s*:\s*\[')
 # An object without others in it, and what follows it in its list.
 _FLAT = re.compile(rb'\s*(\{[^"{}\[\]]*(?:"[^"\\]*(?:\\.[^"\\]*)*"[^"{}\[\]]*)*\})\s*([,\]])', re.DOTALL)
 
-Message = dict[str, Any]
+Message = Any
 Step = Message | BadMessage | None
+Unpack = Callable[[bytes], "list[Message] | Iterator[Step]"]
 
 
 class _Envelope(msgspec.Struct, gc=False):
@@ -40,6 +41,54 @@ class _Envelope(msgspec.Struct, gc=False):
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def unpack_as(message_type: Any) -> Unpack:
+    """Return what turns a body into messages of `message_type`.
+
+    `dict` is a JSON object, taken apart where it holds `messages`; a `msgspec.Struct` is the same, each message decoded
+    and checked. `bytes` is the body as it is. Anything else that msgspec takes (`object`: any value) is the whole body.
+    """
+    if message_type is dict:
+        return unpack
+    if message_type is bytes:
+        return lambda body: [body]
+    if isinstance(message_type, type) and issubclass(message_type, msgspec.Struct):
+        return lambda body: _converted(unpack(body), message_type)
+    decoder = msgspec.json.Decoder(Any if message_type is object else message_type)
+    return lambda body: [_decode_value(decoder, body)]
+
+
+def _decode_value(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    brackets = body.count(b"{") + body.count(b"[")
+    if brackets > MAX_BRACKETS:
+        raise BadMessage(f"message of {brackets} lists and objects: expected at most {MAX_BRACKETS}")
+    try:
+        return decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadMessage(f"got {body[:80]!r}: {exc}") from exc
+
+
+def _converted(messages: list[Message] | Iterator[Step], message_type: Any) -> list[Message] | Iterator[Step]:
+    if isinstance(messages, list):
+        return [_convert(message, message_type) for message in messages]
+    return (_convert_step(step, message_type) for step in messages)
+
+
+def _convert(message: dict[str, Any], message_type: Any) -> Any:
+    try:
+        return msgspec.convert(message, message_type)
+    except msgspec.ValidationError as exc:
+        raise BadMessage(str(exc)) from exc
+
+
+def _convert_step(step: Step, message_type: Any) -> Step:
+    if step is None or isinstance(step, BadMessage):
+        return step
+    try:
+        return _convert(step, message_type)
+    except BadMessage as exc:
+        return exc
 
 
 def unpack(body: bytes) -> list[Message] | Iterator[Step]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from vigiloconn.bus.contents import Delivery
 from vigiloconn.consuming.unpack import Message, Step
-from vigiloconn.errors import BadMessage, VigiloError
+from vigiloconn.errors import BadMessage, Retry, VigiloError
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.traces import frames_text
 
 Identity = tuple[str, bytes]
 
-#: Brokers close a channel that holds a message for 30 minutes; all tries of one are over long before that.
-MAX_RETRYING_S = 300.0
-_FIRST_RETRY_S = 0.1
-_MAX_RETRY_S = 10.0
 #: A delivery may hold half a million messages; its dead letter names the first few that could not be handled.
 MAX_REASONS = 10
 #: Decoded, a body may take thirty times its size.
@@ -34,6 +32,23 @@ class ItemFailed(VigiloError):
         super().__init__(f"message {done + 1} of the batch: {cause}")
         self.done = done
         self.cause = cause
+
+
+class RetryPolicy(NamedTuple):
+    """How often and how long a message that fails is tried again."""
+
+    max_redeliveries: int = 5
+    first_delay_s: float = 0.1
+    max_delay_s: float = 10.0
+    time_s: float = 300.0
+    """All tries of one are over after this. Brokers close a channel that holds a message for 30 minutes."""
+
+
+class LastError(NamedTuple):
+    """What is told of the error for which a message was given up."""
+
+    kind: str
+    frames: str
 
 
 def identity(delivery: Delivery) -> Identity:
@@ -51,6 +66,8 @@ class Progress:
     tries_of_item = 0
     """Failed tries of the message behind those."""
     tries_in_all = 0
+    last_error: LastError | None = None
+    """Of the message that was given up last."""
     _reasons: tuple[str, ...] = ()
     _failed_at_s: float | None = None
     _delays: Iterator[float] | None = None
@@ -75,19 +92,21 @@ class Progress:
         if len(self._reasons) < MAX_REASONS:
             self._reasons += (reason,)
 
-    def failed(self, error: BaseException, now_s: float, max_tries: int) -> float | None:
+    def failed(self, error: BaseException, now_s: float, policy: RetryPolicy) -> float | None:
         """Count a failed try of the next message. Returns the delay before another one, in seconds; None when there
-        is to be none: `max_tries` were in vain, this delivery has failed for too long, or the message is bad."""
+        is to be none: all tries were in vain, this delivery has failed for too long, or the message is bad."""
         self.tries_in_all += 1
         self.tries_of_item += 1
         if self._failed_at_s is None:
             self._failed_at_s = now_s
-        if isinstance(error, BadMessage) or self.tries_of_item > max_tries:
+        is_last = isinstance(error, BadMessage) or self.tries_of_item > policy.max_redeliveries
+        if is_last or now_s - self._failed_at_s >= policy.time_s:
+            self.last_error = LastError(type(error).__name__, frames_text(error))
             return None
-        if now_s - self._failed_at_s >= MAX_RETRYING_S:
-            return None
+        if isinstance(error, Retry) and error.after_s is not None:
+            return min(error.after_s, policy.time_s)
         if self._delays is None:
-            self._delays = backoff_delays(_FIRST_RETRY_S, _MAX_RETRY_S)
+            self._delays = backoff_delays(policy.first_delay_s, policy.max_delay_s)
         return next(self._delays)
 
 
@@ -171,10 +190,12 @@ class Work:
 class InHand:
     """Deliveries in work, in order: opens one after the other and hands out their messages in slices."""
 
-    def __init__(self, deliveries: Iterable[Delivery], open_work: Callable[[Delivery], Work]) -> None:
+    def __init__(
+        self, deliveries: Iterable[Delivery], open_work: Callable[[Delivery], Work], opened: Iterable[Work] = ()
+    ) -> None:
         self._coming = deque(deliveries)
         self._open = open_work
-        self._works: deque[Work] = deque()
+        self._works: deque[Work] = deque(opened)
         self._alone = 0
         """How many of the next messages go alone."""
 
@@ -206,6 +227,15 @@ class InHand:
             size_bytes += len(work.delivery.body)
             place += 1
         return batch
+
+    def owners(self, count: int) -> Iterator[Work]:
+        """Yield the delivery of each of the next messages that `slice` gave."""
+        for work in self._works:
+            for _ in work.ahead[:count]:
+                yield work
+            count -= len(work.ahead)
+            if count <= 0:
+                return
 
     def advance(self, count: int) -> list[Delivery]:
         """Count the next messages as done; returns the deliveries that this has finished."""

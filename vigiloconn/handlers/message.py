@@ -5,6 +5,7 @@ Knows what that code may raise and what becomes of the message then; the queue i
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -16,19 +17,23 @@ from gevent.event import Event
 
 from vigiloconn.bus.contents import Delivery
 from vigiloconn.consuming.deadletter import SUFFIX, DeadLetters
+from vigiloconn.consuming.envelope import Envelope
+from vigiloconn.consuming.postponed import Postponed
 from vigiloconn.consuming.subscriber import MAX_BYTES, QueueSubscriber
-from vigiloconn.consuming.unpack import unpack
-from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, Work
-from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
+from vigiloconn.consuming.unpack import unpack_as
+from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, RetryPolicy, Work
+from vigiloconn.errors import BadMessage, NotNow, Retry, RetryLater, SettingsError
 from vigiloconn.interfaces import Answer, Client, Level, Problem
+from vigiloconn.kit.backoff import backoff_delays
 from vigiloconn.kit.escape import printable
 from vigiloconn.kit.limits import MAX_NAME_BYTES
 from vigiloconn.kit.ratelog import RateLimitedLog
+from vigiloconn.kit.traces import frames_text
 from vigiloconn.options import Settings
 from vigiloconn.settings.values import Subscription
 from vigiloconn.supervisor import Handler
 
-__all__ = ["ItemFailed", "MessageHandler", "messagehandler_factory"]
+__all__ = ["Envelope", "ItemFailed", "MessageHandler", "messagehandler_factory"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,9 @@ MAX_BODY_BYTES = 1024 * 1024
 #: After this time of work timers and other greenlets get a turn.
 _TURN_S = 0.02
 _CLOSE_S = 1.0
+#: After "not now": how long until it is looked whether it goes on.
+_FIRST_PROBE_S = 0.5
+_MAX_PROBE_S = 30.0
 
 #: All that an author's code may raise; greenlets are ended by something else, which passes.
 _FAILURES = (Exception, gevent.Timeout)
@@ -50,15 +58,23 @@ class MessageHandler(Handler):
     supervisor. A message is acknowledged after the method has returned, in the queue's order. What it raises decides:
 
     - `BadMessage`: this message can never be handled; it becomes a dead letter.
-    - `PipeClosed`: not now. Nothing is acknowledged, the try does not count, and consumption pauses until
-      somebody calls `resume_producing()`.
-    - anything else: it is tried again in place, after a growing delay, at most `max_redeliveries` times and
-      for five minutes; then it becomes a dead letter. What is behind it waits, so that the order holds.
+    - `NotNow`: nothing can be handled. Nothing is acknowledged, the try does not count, and consumption pauses for its
+      `after_s`, or until `probe()` returns.
+    - `Retry`, and any other failure: it is tried again in place, after a growing delay or that of the `Retry`, at most
+      `max_redeliveries` times and for `retry_time_s`; then it becomes a dead letter. What is behind it waits.
+    - `RetryLater`: the same, but what is behind it goes on.
 
     A message that holds `messages` is taken apart, and each of them is done once while the process lives.
+    A method that declares a second parameter gets the `Envelope` there (`process_messages`: a list of them).
     """
 
     name = "messages"
+    message_type: Any = dict
+    """What a message is: see `unpack_as`."""
+    max_redeliveries = 5
+    retry_first_delay_s = 0.1
+    retry_max_delay_s = 10.0
+    retry_time_s = 300.0
 
     def __init__(self) -> None:
         self.processed = 0
@@ -66,31 +82,47 @@ class MessageHandler(Handler):
         self.dead_lettered = 0
         self._subscriber: QueueSubscriber | None = None
         self._dead_letters: DeadLetters | None = None
-        self._max_redeliveries = 5
+        self._policy = self._own_policy()
+        self._unpack = unpack_as(self.message_type)
         self._max_body_bytes = MAX_BODY_BYTES
         self._stopping = False
         self._nudge = Event()
         self._helpers: list[gevent.Greenlet[..., Any]] = []
         self._interrupted = Interrupted()
+        self._postponed = Postponed(time.monotonic)
         self._not_now: str | None = None
+        self._probe_delays = backoff_delays(_FIRST_PROBE_S, _MAX_PROBE_S)
+        self._processed_at_pause = 0
+        self._resuming: gevent.Greenlet[..., Any] | None = None
         self._log_dead = RateLimitedLog(log)
         self._is_batched = type(self).process_messages is not MessageHandler.process_messages
+        self._one_with_envelope = _wants_envelope(self.process_message)
+        self._batch_with_envelopes = self._is_batched and _wants_envelope(self.process_messages)
         self._turn_ends_s = 0.0
 
     # -- for subclasses ---------------------------------------------------------------------------------------
 
-    def process_message(self, message: dict[str, Any]) -> None:
-        """Do the work for one message. May block the greenlet, not the process."""
+    def process_message(self, message: Any, *more: Any, **named: Any) -> None:
+        """Do the work for one message. May block the greenlet, not the process.
+
+        Write it as `process_message(self, message)` or `process_message(self, message, envelope)`.
+        """
         raise NotImplementedError
 
-    def process_messages(self, batch: list[dict[str, Any]]) -> None:
+    def process_messages(self, batch: list[Any], *more: Any, **named: Any) -> None:
         """Do the work for several messages, in order; override it where one write for many is cheaper.
+
+        Write it as `process_messages(self, batch)` or `process_messages(self, batch, envelopes)`.
 
         Raise `ItemFailed` when some are done. After anything else none of them counts as done, and they are
         tried again one by one (`batch` has one message then).
         """
         for message in batch:
             self.process_message(message)
+
+    def probe(self) -> None:
+        """Return where the work can go on after a `NotNow` without a time, raise otherwise. Called on a greenlet of its
+        own after growing delays; may block it."""
 
     def subscribe(
         self,
@@ -105,12 +137,16 @@ class MessageHandler(Handler):
         ttl_s: int = 0,
         gather_s: float = 0.0,
         dead_letter: bool = True,
-        max_redeliveries: int = 5,
+        max_redeliveries: int | None = None,
+        retry_first_delay_s: float | None = None,
+        retry_max_delay_s: float | None = None,
+        retry_time_s: float | None = None,
     ) -> None:
         """Say which queue to consume. Dead letters go through `publisher`, a client with a connection of its own;
         without one, or without `dead_letter`, such messages are rejected, for the queue's own dead letter exchange.
         A body of more than `max_body_bytes` is not decoded, but a dead letter. `prefetch_bytes` bounds what is here and
-        not finished. With `gather_s`, messages that come within that time are handed over together.
+        not finished. With `gather_s`, messages that come within that time are handed over together. What is None here
+        is as the class says.
 
         Raises `SettingsError` when the name leaves no room for the dead letters' queue.
         """
@@ -121,8 +157,13 @@ class MessageHandler(Handler):
             ttl_s=ttl_s, gather_s=gather_s, on_left=self._nudge.set,
         )  # fmt: skip
         self._dead_letters = DeadLetters(publisher, queue) if publisher is not None and dead_letter else None
-        self._max_redeliveries = max_redeliveries
+        given = (max_redeliveries, retry_first_delay_s, retry_max_delay_s, retry_time_s)
+        pairs = zip(given, self._own_policy(), strict=True)
+        self._policy = RetryPolicy(*(own if value is None else value for value, own in pairs))  # type: ignore[arg-type]
         self._max_body_bytes = max_body_bytes
+
+    def _own_policy(self) -> RetryPolicy:
+        return RetryPolicy(self.max_redeliveries, self.retry_first_delay_s, self.retry_max_delay_s, self.retry_time_s)
 
     def pause_producing(self) -> None:
         """Stop consuming: what is not acknowledged goes back to the queue, once."""
@@ -131,6 +172,10 @@ class MessageHandler(Handler):
     def resume_producing(self) -> None:
         """Consume (again)."""
         self._not_now = None
+        self._processed_at_pause, before = self.processed, self._processed_at_pause
+        if self.processed > before:
+            # It went on after the pause before.
+            self._probe_delays = backoff_delays(_FIRST_PROBE_S, _MAX_PROBE_S)
         self._source.resume_producing()
 
     # -- the life of a handler -----------------------------------------------------------------------------------
@@ -181,7 +226,9 @@ class MessageHandler(Handler):
         pump = self._begin_helper(source.run, "subscriber")
         while not self._stopping:
             self._check_helpers()
-            deliveries = source.get(BATCH_MESSAGES)
+            deliveries = source.get(BATCH_MESSAGES, self._postponed.due_in_s() if self._postponed else None)
+            if self._postponed:
+                self._take_up_postponed()
             if deliveries:
                 self.client.note_success()
                 self._work(deliveries)
@@ -203,9 +250,15 @@ class MessageHandler(Handler):
 
     # -- the work -----------------------------------------------------------------------------------------------
 
-    def _work(self, deliveries: Sequence[Delivery]) -> None:
+    def _take_up_postponed(self) -> None:
+        for work in self._postponed.stale(self._must_leave):
+            self._interrupted.remember(work)
+        for work in self._postponed.due():
+            self._work((), [work])
+
+    def _work(self, deliveries: Sequence[Delivery], opened: Sequence[Work] = ()) -> None:
         """Bring these deliveries to their ends, in order; leave them at a stop, or when the broker has them back."""
-        hand = InHand(deliveries, self._open)
+        hand = InHand(deliveries, self._open, opened)
         now_s = time.monotonic()
         if now_s > self._turn_ends_s:
             # It ended while there was nothing to do. One that has not goes on: what comes next may be here at once.
@@ -224,7 +277,7 @@ class MessageHandler(Handler):
             size_bytes, limit_bytes = len(delivery.body), self._max_body_bytes
             if size_bytes > limit_bytes:
                 raise BadMessage(f"body of {size_bytes} bytes: expected at most {limit_bytes} ([bus] max_body)")
-            return Work(delivery, unpack(delivery.body), progress)
+            return Work(delivery, self._unpack(delivery.body), progress)
         except BadMessage as exc:
             work = Work(delivery, [])
             work.give_up(str(exc))
@@ -254,14 +307,17 @@ class MessageHandler(Handler):
         self.processed += count
         self._source.finish(hand.advance(count))
 
-    def _process_together(self, hand: InHand, batch: list[dict[str, Any]]) -> None:
+    def _process_together(self, hand: InHand, batch: list[Any]) -> None:
         """Have these messages done, all or the first of them. Raises `ItemFailed`."""
         try:
-            self.process_messages(batch)
+            if self._batch_with_envelopes:
+                self.process_messages(batch, [_envelope(work) for work in hand.owners(len(batch))])
+            else:
+                self.process_messages(batch)
         except ItemFailed:
             raise
         except _FAILURES as exc:
-            if len(batch) == 1 or isinstance(exc, PipeClosed):
+            if len(batch) == 1 or isinstance(exc, NotNow):
                 raise ItemFailed(0, exc) from exc
             # Nobody knows which of them it was. None of this counts as a try.
             self._check_helpers()
@@ -269,9 +325,9 @@ class MessageHandler(Handler):
         else:
             self._note_done(hand, len(batch))
 
-    def _process_one_by_one(self, hand: InHand, batch: list[dict[str, Any]]) -> None:
+    def _process_one_by_one(self, hand: InHand, batch: list[Any]) -> None:
         """Have these messages done one by one, as many as there is time for. Raises `ItemFailed`."""
-        process = self.process_message
+        process = partial(self._process_with_envelope, hand) if self._one_with_envelope else self.process_message
         try:
             for message in batch:
                 process(message)
@@ -282,44 +338,82 @@ class MessageHandler(Handler):
         except _FAILURES as exc:
             raise ItemFailed(0, exc) from exc
 
+    def _process_with_envelope(self, hand: InHand, message: Any) -> None:
+        [work] = hand.owners(1)
+        self.process_message(message, _envelope(work))
+
     # -- what failed ---------------------------------------------------------------------------------------------
 
     def _after_failure(self, hand: InHand, error: BaseException) -> bool:
         """Decide what becomes of the next message, which has just failed. False when its delivery must be left."""
         self._check_helpers()
-        if isinstance(error, PipeClosed):
+        if isinstance(error, NotNow) or self._is_too_long(error):
             self._pause_for(error)
             return False
         self.failed += 1
         work = hand.head
         assert work is not None
-        delay_s = work.progress.failed(error, time.monotonic(), self._max_redeliveries)
+        delay_s = work.progress.failed(error, time.monotonic(), self._policy)
         if delay_s is None:
             hand.give_up(f"{type(error).__name__}: {printable(error)}")
             return True
+        self._tell_failure(work.progress.tries_of_item, error)
+        if isinstance(error, RetryLater) and self._postponed.has_room(self._source.prefetch_messages):
+            self._postponed.add(work, delay_s)
+            hand.drop_head()
+            return True
         hand.go_alone(1)
-        tries = work.progress.tries_of_item
-        shown = printable(repr(error))
-        log.info("%s: tried again (%d of %d): %s", self.name, tries, self._max_redeliveries, shown)
         return self._wait_for(work, delay_s)
 
-    def _pause_for(self, error: PipeClosed) -> None:
+    def _is_too_long(self, error: BaseException) -> bool:
+        """True for a wait that is too long to keep the message from its queue: brokers close the channel then."""
+        return isinstance(error, Retry) and error.after_s is not None and error.after_s > self._policy.time_s
+
+    def _tell_failure(self, tries: int, error: BaseException) -> None:
+        text = f"{printable(repr(error))}; at {frames_text(error)}" if tries == 1 else printable(repr(error))
+        log.info("%s: tried again (%d of %d): %s", self.name, tries, self._policy.max_redeliveries, text)
+
+    def _pause_for(self, error: BaseException) -> None:
         reason = printable(error)
         if self._not_now is None:
             log.info("%s: paused: %s", self.name, reason)
         self._not_now = reason
         self.pause_producing()
+        if isinstance(error, NotNow | Retry):
+            self._begin_resuming(error.after_s)
+
+    def _begin_resuming(self, after_s: float | None) -> None:
+        """Consume again after that time or, without one, when `probe` says so. A subclass that knows better when, and
+        calls `resume_producing` by itself, overrides this."""
+        if self._resuming is None or self._resuming.dead:
+            self._resuming = self._begin_helper(partial(self._resume_later, after_s), "resume")
+
+    def _resume_later(self, after_s: float | None) -> None:
+        if after_s is not None:
+            gevent.sleep(after_s)
+        while after_s is None:
+            gevent.sleep(next(self._probe_delays))
+            try:
+                self.probe()
+                break
+            except _FAILURES as exc:
+                self._not_now = printable(exc)
+        # Somebody may have been quicker, and have paused it since.
+        if self._not_now is not None:
+            self.resume_producing()
 
     def _bury(self, hand: InHand, work: Work) -> bool:
         """Send a dead letter and acknowledge the original, or reject it. False when the delivery must be left."""
         reason, delivery = work.progress.reason, work.delivery
         letters, wait = self._dead_letters, partial(self._wait_for, work)
-        if letters is not None and not letters.bury(delivery, reason, work.progress.tries_in_all, wait):
+        progress, error = work.progress, work.progress.last_error
+        if letters is not None and not letters.bury(delivery, reason, progress.tries_in_all, wait, error):
             return False
         # Only now: a person who reads the line may look for the letter, or stop the connector.
+        at = f"; at {error.frames}" if error is not None and error.frames else ""
         self._log_dead(
-            "queue %r: a message can't be handled, its end is %s: %s",
-            self._source.queue, letters.queue if letters else "a rejection", printable(reason, 500),
+            "queue %r: a message can't be handled, its end is %s: %s%s",
+            self._source.queue, letters.queue if letters else "a rejection", printable(reason, 500), at,
         )  # fmt: skip
         self.dead_lettered += 1
         hand.drop_head()
@@ -347,6 +441,16 @@ class MessageHandler(Handler):
         self._nudge.set()
 
 
+def _wants_envelope(method: Callable[..., None]) -> bool:
+    """Answer whether a method declares a second parameter."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in positional for each in inspect.signature(method).parameters.values()) > 1
+
+
+def _envelope(work: Work) -> Envelope:
+    return Envelope(work.delivery, work.progress)
+
+
 H = TypeVar("H", bound=MessageHandler)
 
 
@@ -364,7 +468,8 @@ def messagehandler_factory(
         bus.queue, bus.subscriptions, publisher=publisher, prefetch_messages=bus.prefetch_count,
         prefetch_bytes=bus.prefetch_bytes, max_body_bytes=bus.max_body_bytes,
         queue_type=bus.queue_type, ttl_s=bus.queue_messages_ttl_s, dead_letter=bus.dead_letter,
-        max_redeliveries=bus.max_redeliveries,
+        max_redeliveries=bus.max_redeliveries, retry_first_delay_s=bus.retry_first_delay_s,
+        retry_max_delay_s=bus.retry_max_delay_s, retry_time_s=bus.retry_time_s,
     )  # fmt: skip
     client.add_handler(handler)
     return handler

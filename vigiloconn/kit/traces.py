@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import traceback
 from typing import TypeVar
+
+from vigiloconn.kit.escape import printable
 
 E = TypeVar("E", bound=BaseException)
 
@@ -11,6 +15,16 @@ E = TypeVar("E", bound=BaseException)
 def again(error: E) -> E:
     """Return an error like this one to be raised: the one that is kept never gets a traceback."""
     return copy.copy(error)
+
+
+def frames_text(error: BaseException, max_frames: int = 8, max_chars: int = 1200) -> str:
+    """Return the last frames that an error came through on one printable line, the innermost last; "" without any.
+
+    On one line, and escaped, since texts of others are in it: no line of a log can be forged by them.
+    """
+    frames = traceback.extract_tb(error.__traceback__)[-max_frames:]
+    texts = [f"{os.path.basename(each.filename)}:{each.lineno} {each.name}: {each.line}" for each in frames]
+    return printable(" > ".join(texts)[-max_chars:], max_chars)
 
 
 def without_traces(error: E) -> E:

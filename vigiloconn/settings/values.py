@@ -204,6 +204,18 @@ def seconds(text: str) -> float:
     raise ValueError(f"expected seconds above 0, such as 30 or 0.5, got {shown(value)}")
 
 
+def seconds_up_to(maximum: int) -> Converter:
+    """Build a converter for a time above 0 and up to that many seconds."""
+
+    def convert(text: str) -> float:
+        value = seconds(text)
+        if value > maximum:
+            raise ValueError(f"expected at most {maximum} s, got {shown(text)}")
+        return value
+
+    return convert
+
+
 def byte_count(text: str) -> int:
     """Return a size: bytes, or with a suffix K, M, G (KiB, MiB, GiB) multiples of 1024."""
     value = plain(text)
