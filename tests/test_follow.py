@@ -21,7 +21,7 @@ from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import Transaction
 from vigiloconn.options import parse_settings
 from vigiloconn.sources import reclaim
-from vigiloconn.sources.identity import parse_mark
+from vigiloconn.sources.identity import Mark, parse_mark
 from vigiloconn.supervisor import Supervisor
 
 
@@ -83,13 +83,16 @@ class House:
         return [int(row[0]) for row in rows]
 
     def position(self) -> int:
+        return self.mark().position
+
+    def mark(self) -> Mark:
         with sqlite3.connect(self._journal) as reader:
             kept = "SELECT text FROM vigiloconn_kept WHERE name = ?"
             rows = reader.execute(kept, (f"follow:{self.path}",)).fetchall()
         reader.close()
         mark = parse_mark(rows[0][0])
         assert mark is not None
-        return mark.position
+        return mark
 
 
 @pytest.fixture
@@ -197,6 +200,15 @@ def test_a_rotation_is_followed_and_the_position_is_that_of_the_new_file(house: 
     assert house.numbers() == [1, 2, 3, 4]
 
 
+def test_a_file_that_was_begun_is_known_before_anything_is_taken_from_it(house: House) -> None:
+    house.add(1)
+    house.turn()
+    house.path.rename(house.path.with_name("perf.1"))
+    house.path.write_bytes(b"event|2|no newline yet")
+    house.turn()
+    assert (house.mark().inode, house.position()) == (house.path.stat().st_ino, 0)
+
+
 # Room.
 
 
@@ -217,6 +229,23 @@ def test_renamed_files_are_removed_when_they_are_done_and_what_was_taken_is_safe
     house.stop()
 
 
+def test_a_renamed_file_stays_until_the_journal_knows_of_its_successor(tmp_path: Path) -> None:
+    house = House(tmp_path, reclaim="remove")
+    house.add(1)
+    house.turn()
+    old = house.path.with_name("perf.1")
+    house.path.rename(old)
+    house.add(2)
+    for _ in range(5):
+        house.follower.take()
+        house.follower.give_back()
+        house.crank.monotonic.now_s += 1.0
+    assert (house.follower.path, old.exists()) == (str(house.path), True)
+    house.turn()
+    assert not old.exists()
+    house.stop()
+
+
 def blocks_bytes(path: Path) -> int:
     return path.stat().st_blocks * 512
 
@@ -233,6 +262,19 @@ def test_what_was_taken_is_given_back_in_place_but_for_the_end_that_tells_which_
     house.add(3000)
     house.turn()
     assert house.numbers() == list(range(3001))
+    house.stop()
+
+
+def test_a_renamed_file_is_not_given_back_in_place_since_that_counts_as_writing(tmp_path: Path) -> None:
+    house = House(tmp_path, reclaim="punch")
+    house.add(*range(3000), size=1000)
+    old = house.path.with_name("perf.1")
+    assert house.follower.take()
+    house.path.rename(old)
+    written_ns = old.stat().st_mtime_ns
+    house.turn()
+    assert (old.stat().st_mtime_ns, blocks_bytes(old) >= old.stat().st_size) == (written_ns, True)
+    assert house.follower.problems() == []
     house.stop()
 
 
@@ -317,6 +359,22 @@ def test_a_file_that_is_missing_for_long_and_one_that_can_not_be_read_are_proble
     house.add(1)
     house.turn()
     assert (house.follower.problems(), house.numbers()) == ([], [1])
+
+
+def test_a_file_that_was_compressed_too_soon_is_a_problem_until_it_is_taken_away(house: House) -> None:
+    house.add(1)
+    house.turn()
+    house.follower.close()
+    compressed = house.path.with_name("perf.1.gz")
+    house.path.rename(compressed)
+    os.utime(compressed)
+    house.add(2)
+    house.restart()
+    house.turn()
+    [problem] = house.follower.problems()
+    assert (problem.name, str(compressed) in problem.text) == ("follow-compressed", True)
+    compressed.unlink()
+    assert (house.follower.problems(), house.numbers()) == ([], [1, 2])
 
 
 def test_a_path_that_leads_to_a_directory_or_a_fifo_does_not_start(house: House) -> None:

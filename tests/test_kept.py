@@ -272,6 +272,30 @@ def test_a_batch_with_texts_waits_whole_where_the_full_policy_drops() -> None:
     assert (intake.next_group(), intake.dropped.total()) == ([batch("1", messages=3)], 0)
 
 
+def test_nobody_waits_for_a_batch_with_texts_so_that_it_can_share_a_commit() -> None:
+    journal = Gauges()
+    journal.all_rows = 0
+    intake = Intake(journal, parse_settings("").runtime, lambda: None)  # type: ignore[arg-type]
+    asked = batch("1")
+    asked.on_accepted = lambda: None
+    intake.put(asked)
+    assert not intake.is_urgent
+
+
+def test_who_is_ended_while_the_queue_is_full_has_put_nothing() -> None:
+    journal = Gauges()
+    journal.all_rows = 0
+    intake = Intake(journal, parse_settings("").runtime, lambda: None)  # type: ignore[arg-type]
+    while not intake._queue.full():
+        intake.put(batch("1"))
+    before = intake.messages
+    waiting = gevent.spawn(intake.put, batch("2"))
+    gevent.sleep(0)
+    assert not waiting.dead
+    waiting.kill()
+    assert intake.messages == before
+
+
 def test_where_one_finds_no_room_at_the_stop_no_later_one_is_taken_either() -> None:
     journal = Gauges()
     bounds = replace(parse_settings("").runtime, journal_max_messages=10)

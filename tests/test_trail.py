@@ -159,6 +159,16 @@ def test_a_file_that_is_renamed_twice_before_it_is_read_costs_nothing(path: Path
     assert walk.go() == numbers
 
 
+def test_the_next_of_two_renamed_files_does_not_wait_for_a_third_one(path: Path, writer: Writer) -> None:
+    walk = Walk(path)
+    writer.write(1)
+    walk.go()
+    renamed(path, ".2")
+    numbers = writer.write(2)
+    renamed(path)
+    assert walk.go() == numbers
+
+
 def test_a_deleted_file_is_read_to_its_end_while_it_is_open(path: Path, writer: Writer) -> None:
     walk = Walk(path)
     writer.write(1)
@@ -303,6 +313,18 @@ def test_a_file_that_a_reboot_has_cost_its_end_goes_on_at_its_end(
     assert walk.mark.boot_id == "another boot"
 
 
+def test_another_file_that_is_no_shorter_is_read_from_its_beginning_after_a_reboot_too(
+    path: Path, writer: Writer
+) -> None:
+    walk = Walk(path)
+    writer.write(2)
+    walk.go()
+    mark = walk.end()
+    os.truncate(path, 0)
+    numbers = writer.write(2)
+    assert Walk(path, mark, boot_id="another boot").go() == numbers
+
+
 def test_a_file_that_is_shorter_in_the_same_boot_is_another_one(path: Path, writer: Writer) -> None:
     walk = Walk(path)
     writer.write(5)
@@ -363,6 +385,13 @@ def test_what_was_given_back_in_place_is_passed_over(path: Path) -> None:
         file.seek(1 << 20)
         file.write(LINE % 7)
     assert Walk(path).go() == [7]
+
+
+def test_a_file_that_was_given_back_as_a_whole_is_read_from_its_end(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 20)
+    walk = Walk(path)
+    assert (walk.go(), walk.mark.position) == ([], 1 << 20)
 
 
 # What can't be read.

@@ -325,7 +325,7 @@ class FileFollower(Handler):
             self._puncher = Puncher(accepted.id, 0)
         end = self._puncher.due(accepted.position)
         # Only under its own name: it counts as writing, and the order of renamed files is that of the last writing.
-        if end and self._trail.is_live(accepted.id) and self._provider.is_synced():
+        if end and self._provider.is_synced():
             self.reclaimed_bytes += self._puncher.punch(os.path.realpath(self.path), end)
 
 

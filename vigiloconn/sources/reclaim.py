@@ -40,10 +40,13 @@ class Puncher:
         return end if end - self.upto >= _STEP_BYTES else 0
 
     def punch(self, path: str, end: int) -> int:
-        """Give back whole blocks up to `end`; return how many bytes that were. Raises `CantReclaim`."""
+        """Give back whole blocks up to `end`; return how many bytes that were, 0 where `path` leads to another file by now.
+        Raises `CantReclaim`."""
         try:
             # The kernel wants it open for writing, though nothing is written.
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return 0  # renamed
         except OSError as exc:
             raise CantReclaim(f"{path}: can't be opened for writing: {exc.strerror}") from exc
         try:

@@ -83,11 +83,6 @@ class Trail:
         """Return what is to be kept when the file that is read now was read up to a position, with `tail` before it."""
         return Mark(*self.id, position, fingerprint(tail), self._began_ns, self._boot_id)
 
-    def is_live(self, identity: FileId) -> bool:
-        """Answer whether a file bears the path's own name."""
-        live = self._live()
-        return live is not None and live.id == identity
-
     def unread_bytes(self) -> int:
         """Return how many bytes are not read yet, as far as they are seen from here."""
         live = self._live()
