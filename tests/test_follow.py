@@ -345,6 +345,12 @@ def test_lines_that_are_too_long_or_torn_are_counted(house: House) -> None:
     assert house.numbers() == [1, 3]
 
 
+def test_a_line_that_is_too_long_moves_the_position_by_itself(house: House) -> None:
+    house.path.write_bytes(b"x" * 200_000 + b"\n")
+    house.turn()
+    assert (house.numbers(), house.position(), house.follower.too_long) == ([], 200_001, 1)
+
+
 def test_a_file_that_is_missing_for_long_and_one_that_can_not_be_read_are_problems(house: House) -> None:
     house.turn()
     assert house.follower.problems() == []

@@ -214,6 +214,15 @@ def test_what_a_copy_saved_before_the_file_was_emptied_is_read_from_the_copy(pat
     assert writer.write(1) == walk.go()
 
 
+def test_a_copy_with_nothing_more_in_it_is_not_read_again(path: Path, writer: Writer) -> None:
+    walk = Walk(path)
+    path.write_bytes(b"1\n")
+    assert walk.go() == [1]
+    path.with_name("perf.1").write_bytes(path.read_bytes())
+    os.truncate(path, 0)
+    assert writer.write(1) == walk.go()
+
+
 def test_where_a_link_leads_is_followed(path: Path, writer: Writer, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(path)

@@ -108,7 +108,8 @@ class RecordReader:
         """Return what `lines`, which have no newline in them, stand for."""
         # Lines of the socket's format that came one after the other: parsed together.
         others: list[bytes] = []
-        for line, text in zip(lines, _texts(lines), strict=True):
+        # Nothing joined and cut again would be one empty line.
+        for line, text in zip(lines, _texts(lines) if lines else (), strict=True):
             if text.startswith(_BEGIN) or (text and _is_torn_at_once(text)):
                 if others:
                     self._take_others(others)

@@ -40,7 +40,7 @@ class Puncher:
         return end if end - self.upto >= _STEP_BYTES else 0
 
     def punch(self, path: str, end: int) -> int:
-        """Give back whole blocks up to `end`; return how many bytes that were, 0 where `path` leads to another file by now.
+        """Give back whole blocks up to `end`; return how many bytes that were; 0 where `path` is another file now.
         Raises `CantReclaim`."""
         try:
             # The kernel wants it open for writing, though nothing is written.

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 #: How long after its successor was seen to hold data a renamed file is looked at again. Who writes it may be told of
 #: the new one a while later, but writes no more to the old one then.
 _SECOND_LOOK_S = 0.5
-#: Where nothing tells which bytes were read, as many must be equal as make a coincidence unlikely.
-_COPY_BYTES = 64
 
 
 class NoFile(OSError):
@@ -215,7 +213,7 @@ class Trail:
         # By its number first: a copy has the same bytes.
         for each in sorted(renamed, key=lambda each: each.id != mark.id):
             is_own = each.id == mark.id
-            may_be_copy = mark.position >= _COPY_BYTES and each.written_ns >= mark.began_ns
+            may_be_copy = mark.position > 0 and each.written_ns >= mark.began_ns
             if each.is_compressed or not (is_own or may_be_copy):
                 continue
             try:
