@@ -14,7 +14,9 @@ import gevent
 
 from vigiloconn import __version__
 from vigiloconn.cli.usage import UsageError, parse, parse_instance
-from vigiloconn.connectors.operating import add_control
+from vigiloconn.connectors.operating import add_control, add_notifier
+from vigiloconn.control.dump import dump
+from vigiloconn.control.notify import Notifier
 from vigiloconn.errors import SettingsError, StartError
 from vigiloconn.kit import descriptors
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail, say
@@ -40,12 +42,15 @@ def main(arguments: list[str]) -> int:
             return _check(build, settings)
         logsetup.configure_logging(settings, options["--log-level"])
         supervisor = Supervisor(stop_timeout_s=settings.runtime.stop_timeout_s)
+        notifier = add_notifier(supervisor)
         build(settings, supervisor)
-        add_control(settings, supervisor)
+        operating = add_control(settings, supervisor, notifier)
     except (UsageError, SettingsError) as exc:
         return fail(exc, EXIT_USAGE)
     except StartError as exc:
         return fail(exc, EXIT_FAILED)
+    gevent.signal_handler(signal.SIGHUP, _hang_up, supervisor, notifier)
+    gevent.signal_handler(signal.SIGUSR1, dump, operating.report.document)
     return _run(settings, supervisor)
 
 
@@ -94,7 +99,6 @@ def _check(build: Build, settings: Settings) -> int:
 def _run(settings: Settings, supervisor: Supervisor) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, supervisor.stop)
-    gevent.signal_handler(signal.SIGHUP, _hang_up, supervisor)
     log.info("%s %s starts with %s", settings.service_name, __version__, settings.path or "default settings")
     for warning in settings.warnings:
         log.warning("%s", warning)
@@ -108,7 +112,9 @@ def _run(settings: Settings, supervisor: Supervisor) -> int:
     return status
 
 
-def _hang_up(supervisor: Supervisor) -> None:
+def _hang_up(supervisor: Supervisor, notifier: Notifier) -> None:
+    notifier.reloading()
     logsetup.reopen_log_files()
     for handler in supervisor.handlers:
         handler.reload()
+    notifier.reloaded()

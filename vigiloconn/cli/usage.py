@@ -22,7 +22,8 @@ Usage:
   vigilo-connector --help
 
 Commands:
-  run    Run a connector until SIGTERM or SIGINT. SIGHUP opens the log files again.
+  run    Run a connector until SIGTERM or SIGINT. SIGHUP opens the log files again, SIGUSR1 writes stacks and
+         figures to the log.
   check  Check the settings; connect to nothing.
   status Tell how the running connector is: what flows, what waits where and since when, what is wrong, what to do.
   bus    Configure the bus: `vigilo-connector bus --help`, the same as vigilo-bus-config.

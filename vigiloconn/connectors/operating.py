@@ -1,14 +1,16 @@
-"""What every connector gets beside its own parts: an eye on itself, and a control socket. Wiring, and nothing else."""
+"""What every connector gets beside its own parts: an eye on itself, a control socket, a word for systemd. Wiring only."""
 
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from vigiloconn.control.flow import backlog_text
 from vigiloconn.control.health import Health
 from vigiloconn.control.inquiry import Inquiry
 from vigiloconn.control.lookout import JournalFile
 from vigiloconn.control.metrics import Metrics
+from vigiloconn.control.notify import Notifier
 from vigiloconn.control.operator import Operator
 from vigiloconn.control.place import control_path
 from vigiloconn.control.report import Insight, Report
@@ -22,7 +24,21 @@ from vigiloconn.options import Settings
 from vigiloconn.supervisor import Supervisor
 
 
-def add_control(settings: Settings, supervisor: Supervisor) -> ControlServer:
+class Operating(NamedTuple):
+    """What others may ask of, and add to."""
+
+    server: ControlServer
+    report: Report
+
+
+def add_notifier(supervisor: Supervisor) -> Notifier:
+    """Let systemd be told how it goes. Call it before anything else is added."""
+    notifier = Notifier()
+    supervisor.add(notifier)
+    return notifier
+
+
+def add_control(settings: Settings, supervisor: Supervisor, notifier: Notifier | None = None) -> Operating:
     """Watch the parts that were added before, and let them be asked about. Call it once, after all others."""
     journals = [part for part in supervisor.handlers if isinstance(part, BackupProvider)]
     inquiry = Inquiry(lambda: supervisor.handlers)
@@ -40,9 +56,16 @@ def add_control(settings: Settings, supervisor: Supervisor) -> ControlServer:
     server.get("/metrics", Metrics(report.document, insight.acceptance, insight.confirm).answer)
     server.get("/healthz", health.healthz)
     server.get("/readyz", health.readyz)
-    supervisor.add(Operator(inquiry, state_log, report.watch))
     supervisor.add(server)
-    return server
+    notifier = notifier or Notifier({})
+    notifier.is_alive = health.is_alive
+
+    def watch(now_s: float) -> None:
+        report.watch(now_s)
+        notifier.tell_status(report.line())
+
+    supervisor.add(Operator(inquiry, state_log, watch, notifier.stopping))
+    return Operating(server, report)
 
 
 def _server(settings: Settings) -> ControlServer:

@@ -18,7 +18,8 @@ LOOK_S = 1.0
 
 
 class Operator(Handler):
-    """Looks at the parts, and calls `watchers` after each look with monotonic seconds.
+    """Looks at the parts, and calls `watchers` after each look with monotonic seconds, `on_stop` when the stop begins:
+    add it after the others, and it hears of that first.
 
     That it looks late shows how long others keep the loop from turning: `stall_s` is the longest delay of the last
     minute, `stalls_s` the sum of all. Gauge in `stats()`: loop_stall; counter: loop_stalled.
@@ -31,6 +32,7 @@ class Operator(Handler):
         inquiry: Inquiry,
         state_log: StateLog,
         watchers: Callable[[float], None] = lambda now_s: None,
+        on_stop: Callable[[], None] = lambda: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -38,6 +40,7 @@ class Operator(Handler):
         self.stalls_s = 0.0
         self._inquiry = inquiry
         self._watchers = watchers
+        self._on_stop = on_stop
         self._clock = clock
         self._worst: list[tuple[float, float]] = []
         self._over = Event()
@@ -56,6 +59,8 @@ class Operator(Handler):
         self._watchers(now_s)
 
     def stop_service(self) -> None:
+        if not self._over.is_set():
+            self._on_stop()
         self._over.set()
 
     def stats(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vigiloconn import __version__
 from vigiloconn.control.advice import advice_for
 from vigiloconn.control.exchange import HTML, Refused, Reply, Request, as_json
-from vigiloconn.control.flow import COUNTERS, Totals, totals
+from vigiloconn.control.flow import COUNTERS, Totals, backlog_text, totals
 from vigiloconn.control.history import History
 from vigiloconn.control.inquiry import Inquiry
 from vigiloconn.control.journalfile import Contents
@@ -20,6 +20,7 @@ from vigiloconn.control.rates import LONG_S, SHORT_S, Meter, drain_s
 from vigiloconn.control.state import Standing, StateLog
 from vigiloconn.kit.histogram import Histogram
 from vigiloconn.kit.memory import process_memory
+from vigiloconn.kit.spans import span
 from vigiloconn.supervisor import Handler, Supervisor
 
 #: What a row of the history has.
@@ -83,6 +84,12 @@ class Report:
         """Return the totals, and the age of the oldest message in seconds."""
         now = self._totals()
         return now, self._oldest_s(now)
+
+    def line(self) -> str:
+        """Return the state and what waits, in one line."""
+        state = self._state_log.state
+        backlog = backlog_text(*self.backlog(), span)
+        return f"{state.word}: {state.text}{'; ' if backlog else ''}{backlog}"
 
     def _totals(self) -> Totals:
         return totals(self._supervisor.handlers, self._inquiry)
