@@ -1,4 +1,4 @@
-"""What every connector gets beside its own parts: an eye on itself, a control socket, a word for systemd. Wiring only."""
+"""What every connector gets beside its own parts: an eye on itself, a control socket, systemd. Wiring only."""
 
 from __future__ import annotations
 
