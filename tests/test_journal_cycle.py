@@ -462,6 +462,25 @@ def test_while_the_bus_keeps_up_messages_go_on_without_a_commit(overflow: Crank)
     assert overflow.stored() == []
 
 
+def test_what_needs_no_commit_makes_no_trip_to_the_thread_unless_something_else_is_due(
+    overflow: Crank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overflow.provider.cycle()
+    trips: list[str] = []
+    begin = overflow.provider._thread.begin
+    monkeypatch.setattr(overflow.provider._thread, "begin", lambda call, *rest: trips.append("") or begin(call, *rest))
+    overflow.put(3)
+    overflow.provider.cycle()
+    assert numbers(overflow.provider.take(10)) == [1, 2, 3]
+    overflow.provider.discard([1, 2, 3])
+    assert overflow.provider._seconds_to_work() > 9
+    assert not trips
+    overflow.monotonic.now_s += 10
+    overflow.put(1)
+    overflow.provider.cycle()
+    assert (numbers(overflow.provider.take(10)), len(trips)) == ([4], 1)
+
+
 def test_what_is_unfinished_is_committed_in_order_when_the_bus_is_lost(overflow: Crank) -> None:
     overflow.put(4)
     overflow.provider.cycle()

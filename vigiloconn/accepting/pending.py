@@ -55,6 +55,8 @@ class Pending:
         if uncommitted:
             # One that a transaction under way may be writing just now has to be deleted all the same.
             ids = [id for id in ids if uncommitted.pop(id, None) is None or self._is_committing]
+            if not ids:
+                return
         self._discards.add(ids)
         self._discard_soon(now_s)
 

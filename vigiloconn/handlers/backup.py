@@ -375,9 +375,10 @@ class BackupProvider(Handler):
 
     def _is_done(self) -> bool:
         """Take one step, or take up one that was begun. False when `_taking_in` was begun in its place."""
-        if self._step is None:
-            self._step = self._begin()
-        step = self._step
+        step = self._step or self._begin()
+        if step is None:
+            return True
+        self._step = step
         step.answer.wait()
         # No switch from here to the end: what the thread has done and what is known of it must not part.
         self._step = None
@@ -428,8 +429,8 @@ class BackupProvider(Handler):
         messages, is_urgent = self._intake.messages, self._intake.is_urgent
         return self._gathering.seconds_to_commit(now_s, messages, is_urgent=is_urgent)
 
-    def _begin(self) -> _Step:
-        """Give the thread what has gathered."""
+    def _begin(self) -> _Step | None:
+        """Give the thread what has gathered; None where that needs no commit, and nothing else is to be done."""
         may_accept = self.is_stopping or self._obstacle.seconds_to_retry() == 0
         group = self._intake.next_group() if may_accept else []
         now = self.journal.clock.now()
@@ -443,15 +444,23 @@ class BackupProvider(Handler):
         if is_kept and records:
             # The journal counts ids that it has not seen as used: none is given to another message, nor again later.
             self.journal.next_id = records[-1].id + 1
+        now_s = self._monotonic()
+        if is_kept and records and not self._is_thread_wanted(now_s):
+            self._accept(group, records, is_kept=True)
+            return None
         # Of these batches and no others: what is built anew after an error may have fewer.
         texts = {name: text for batch in group for name, text in batch.kept.items()}
         transaction = self._pending.transaction([] if is_kept else records, not is_kept, texts)
-        now_s = self._monotonic()
         self._look_at_s = now_s + _LOOK_S
         if transaction.accepts:
             self._gathering.began(now_s)
         answer = self._thread.commit_and_read(transaction, self._ahead.wanted())
         return _Step(group, records, transaction, is_kept, may_accept, answer)
+
+    def _is_thread_wanted(self, now_s: float) -> bool:
+        """Answer whether something beside new messages is due."""
+        is_due = self._pending.seconds_to_work(now_s) == 0.0 or now_s >= self._look_at_s
+        return is_due or bool(self._obstacle) or self._ahead.wants_any()
 
     def _may_skip_commit(self, group: list[Batch], records: list[Record]) -> bool:
         """Answer whether this group may go without a commit: durability `overflow`, and the bus keeps up."""
@@ -470,27 +479,27 @@ class BackupProvider(Handler):
         )  # fmt: skip
         if reply.error is None:
             if step.may_accept:
-                self._accept(step)
+                self._accept(step.group, step.records, is_kept=step.is_kept)
         # All that has gathered finds no room at once; a part of it may.
         elif isinstance(reply.error, JournalBusy) or not self._intake.try_half(step.group):
             self._obstacle.met(reply.error, was_tried=step.may_accept)
             self._intake.disk_is_full = self._obstacle.is_full
         self._take_pages(reply)
 
-    def _accept(self, step: _Step) -> None:
-        """The messages of a step are in the journal, or may go without it."""
-        self._intake.accepted(step.group)
+    def _accept(self, group: list[Batch], records: list[Record], *, is_kept: bool) -> None:
+        """These messages are in the journal, or may go without it."""
+        self._intake.accepted(group)
         self._obstacle.passed()
         self._intake.disk_is_full = False
-        if step.records:
-            if step.is_kept:
-                self._pending.keep(step.records)
-            self._ahead.add_new(step.records, must_keep=step.is_kept)
-            self.accepted += len(step.records)
+        if records:
+            if is_kept:
+                self._pending.keep(records)
+            self._ahead.add_new(records, must_keep=is_kept)
+            self.accepted += len(records)
             self._accepted_at_s = self._monotonic()
             self.on_available()
         now_s = self._monotonic()
-        for batch in step.group:
+        for batch in group:
             self.acceptance.observe(now_s - batch.put_at_s, len(batch.items))
             if batch.on_accepted is not None:
                 batch.on_accepted()
