@@ -100,6 +100,8 @@ class Ledger:
         """Messages that were parked, and are to be sent again."""
         self.cleared: set[int] = set()
         """Parked, and deleted by the user since."""
+        self.accepts_in_memory = False
+        """Whether a message may be accepted, and its time count, without ever being in the file."""
         self.is_exact = True
         """False once a life ended in the middle of its work: what it had counted may be counted again."""
         self._wires: dict[Published, Wire] = {}
@@ -239,7 +241,7 @@ class Ledger:
         for n, reason in file.execute("SELECT CAST(msg AS BLOB), reason FROM vigiloconn_parked"):
             rows.reasons[int(_NUMBER.findall(n)[0])] = reason
         for given in self.given.values():
-            if given.accepted_before is None:
+            if given.accepted_before is None and not self.accepts_in_memory:
                 given.accepted_after = now
         return rows
 

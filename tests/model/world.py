@@ -110,6 +110,7 @@ class World:
         self._seen_changes = 0
         self.clocks = Clocks()
         self.ledger = Ledger()
+        self.ledger.accepts_in_memory = durability != "journal"
         self._settings = {
             events_to: parse_settings(_SETTINGS.format(
                 window=window, batch_send_perf=batch_send_perf, memory_messages=memory_messages,
