@@ -23,6 +23,8 @@ from tests.support.bus import Bus
 STOP_S = 10.0
 FULL_QUEUE = "full"
 HOUR_S = 3600.0
+#: RabbitMQ's own `max_message_size`.
+_LARGEST_BYTES = 128 << 20
 
 Argument = Any
 
@@ -115,6 +117,16 @@ def _withdraw_permission(stage: Stage, _: Argument) -> None:
 
 def _give_permission(stage: Stage, _: Argument) -> None:
     stage.node.set_permissions(stage.user, vhost=stage.vhost)
+
+
+def _allow_small(stage: Stage, size: Argument) -> None:
+    stage.node.eval(f"application:set_env(rabbit, max_message_size, {size})")
+    # A channel remembers what was allowed.
+    stage.node.close_all_connections()
+
+
+def _allow_large(stage: Stage, _: Argument) -> None:
+    _allow_small(stage, _LARGEST_BYTES)
 
 
 # -- the way between --------------------------------------------------------------------------------------------
@@ -235,6 +247,11 @@ def _unlock(stage: Stage, _: Argument) -> None:
         intruder.close()
 
 
+def _put_outside(stage: Stage, count: Argument) -> None:
+    assert stage.outside is not None
+    stage.outside.put(count)
+
+
 def _pause_reader(stage: Stage, _: Argument) -> None:
     assert stage.reader is not None
     stage.reader.pause()
@@ -305,6 +322,9 @@ FAULTS: dict[str, Fault] = {
     "queue that refuses": Fault(
         "broker", _add_full_queue, _delete_full_queue, _some_exchange, only=(LINES,)),
     "permission withdrawn": Fault("broker", _withdraw_permission, _give_permission, only=(LINES,)),
+    "broker takes small messages only": Fault(
+        "broker", _allow_small, _allow_large, lambda chance: chance.choice((400, 1500, 5000)), may_park=True,
+        only=(LINES,)),
     "connection cut": Fault("way", _cut, draw=lambda chance: chance.choice(("rst", "fin"))),
     "connection hangs": Fault(
         "way", lambda stage, _: stage.proxy.pause(), lambda stage, _: stage.proxy.resume()),
@@ -340,6 +360,8 @@ FAULTS: dict[str, Fault] = {
     "disk slow": Fault(
         "disk", _slow, _fast, lambda chance: round(chance.uniform(0.05, 1.5), 2), only=(LINES,)),
     "journal locked by another program": Fault("disk", _lock, _unlock, may_fail_start=True, only=(LINES,)),
+    "messages of another program in the journal": Fault(
+        "outside", _put_outside, draw=lambda chance: chance.randint(1, 200), lets_pass=True, only=(LINES,)),
     "Nagios reads nothing": Fault("nagios", _pause_reader, _resume_reader, only=(PIPE,)),
     "clock jumps": Fault(
         "clock", _jump, draw=lambda chance: chance.choice((24, 1, -1, -24)) * HOUR_S, lets_pass=True),

@@ -19,6 +19,8 @@ from tests.chaos.lines import name_of
 from tests.chaos.writers import Written
 
 _EXAMPLES = 5
+#: How long a message that was accepted while the way was free may take to the broker.
+_ON_ITS_WAY_S = 2.0
 
 Name = tuple[str, int]
 
@@ -52,6 +54,8 @@ class Evidence:
     barred: Sequence[Span] = ()
     may_park: bool = False
     """Whether some fault left a message without a queue."""
+    drops_unwanted: bool = False
+    """Whether a message without a queue is dropped and counted, in place of being parked."""
     has_given_before: bool = False
     """Whether the broker may have given messages to a former self of the consumer, whose node was lost: they come back
     late, behind others."""
@@ -67,6 +71,8 @@ class Verdict:
     repeats: int = 0
     parked: int = 0
     expired: int = 0
+    unwanted: int = 0
+    """Dropped, since no queue wanted them."""
     refused: int = 0
     counted: dict[str, int] = field(default_factory=dict)
     """What the connector says of itself: its counters, as far as it lived to tell them."""
@@ -146,11 +152,21 @@ def _judge_ends(evidence: Evidence, by_name: Mapping[Name, Written], came: set[N
     verdict.delivered = len(came & obligations.keys())
     verdict.parked = len((parked - came) & obligations.keys())
     verdict.expired = len(expired)
-    lost = sorted(set(lacking) - set(expired))
+    unwanted = {name for name in lacking if _may_be_unwanted(obligations[name], evidence)} - set(expired)
+    verdict.unwanted = len(unwanted)
+    lost = sorted(set(lacking) - set(expired) - unwanted)
     verdict.complain("obligations lost", [f"{writer} {number} ({by_name[writer, number].line.kind})"
                                           for writer, number in lost])
     if not evidence.may_park:
         verdict.complain("messages parked without a cause", [row.reason for row in evidence.parked])
+
+
+def _may_be_unwanted(written: Written, evidence: Evidence) -> bool:
+    """Answer whether no queue may have been there when it was sent."""
+    synced_at = written.synced_at
+    if not evidence.may_park or not evidence.drops_unwanted or synced_at is None:
+        return False
+    return any(span.start - _ON_ITS_WAY_S <= synced_at and written.written_at <= span.end for span in evidence.barred)
 
 
 def _may_have_expired(written: Written, evidence: Evidence) -> bool:

@@ -8,6 +8,8 @@ from tests.chaos import judge
 from tests.chaos.consumer import Collector, Delivery
 from tests.chaos.figures import total_figures
 from tests.chaos.judge import Evidence, Span, Verdict
+from tests.chaos.lines import KINDS
+from tests.chaos.outside import OutsideWriter
 from tests.chaos.plan import Plan
 from tests.chaos.recovery import Arrivals, Lag, wait_back
 from tests.chaos.stage import EXCHANGES, EXPIRED, STATUS, Stage
@@ -27,6 +29,7 @@ class LinesFlow:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._drops_unwanted = plan.shape.connector.get("when_unroutable") == "drop"
         self._account = Account()
         self._arrivals = Arrivals()
         self._writers: list[ObligedWriter] = []
@@ -35,6 +38,9 @@ class LinesFlow:
     def begin(self, stage: Stage) -> None:
         self._stage = stage
         stage.declare()
+        # Its messages count as accepted when they are taken in, which the judge of times to live can't know.
+        kinds = [kind for kind in KINDS if kind not in self._plan.ttl_s]
+        stage.outside = OutsideWriter(stage.connector.journal_path, self._account, kinds, self._plan.seed)
         queues = [*EXCHANGES, STATUS, EXPIRED]
         self._collector = Collector(stage.cluster.nodes, stage.vhost, queues, self._arrivals.take)
 
@@ -56,7 +62,7 @@ class LinesFlow:
         except AssertionError:
             waiting = self._stage.waiting_rows()
             wrong.append(f"{waiting} messages wait in the journal {_DRAIN_S:g} s after the last line")
-        if any(self._may_have_expired(written) for written in self._account.obligations()):
+        if any(self._may_be_counted(written) for written in self._account.obligations()):
             wrong += self._wait_figures()
         return wrong
 
@@ -76,6 +82,7 @@ class LinesFlow:
             [d for d in taken if d.exchange == EXPIRED],
             plan.ttl_s, barred,
             may_park=any(strike.fault.may_park for strike in plan.strikes),
+            drops_unwanted=self._drops_unwanted,
             has_given_before=not self._stage.cluster.is_alone,
         ))
         verdict.refused = len(self._account.refusals)
@@ -86,14 +93,15 @@ class LinesFlow:
             self._judge_counters(verdict)
         return verdict
 
-    def _may_have_expired(self, written: Written) -> bool:
-        return written.line.kind in self._plan.ttl_s and written.line not in self._arrivals
+    def _may_be_counted(self, written: Written) -> bool:
+        return written.line not in self._arrivals and (self._drops_unwanted or written.line.kind in self._plan.ttl_s)
 
     def _judge_counters(self, verdict: Verdict) -> None:
         """In one life nothing is missing that was not counted; a killed one takes its last figures with it."""
-        counted = verdict.counted.get("expired", 0)
-        if verdict.expired > counted:
-            verdict.findings.append(f"{verdict.expired} messages have expired, and {counted} are counted")
+        for end, messages in (("expired", verdict.expired), ("unroutable", verdict.unwanted)):
+            counted = verdict.counted.get(end, 0)
+            if messages > counted:
+                verdict.findings.append(f"{messages} messages have ended as {end}, and {counted} are counted")
 
     def _wait_figures(self) -> list[str]:
         """Wait for figures that were made after all was done."""

@@ -14,6 +14,7 @@ from tests.chaos.writers import WriterPlan
 
 _SMALL_DISKS_MB = (8, 16, 40)
 _LEAST_LINES_S = 15.0
+_MANY_WRITERS = 50
 _LONGEST_PAUSE_S = 0.3
 
 
@@ -102,7 +103,8 @@ def draw_plan(
     shape = Shape(
         "nagios", bus, _draw_connector(chance), {}, publications,
         chance.choice(_SMALL_DISKS_MB) if needs_disk else None,
-        chance.random() < 0.25,
+        channels=chance.choice((1, 2, 3)) if chance.random() < 0.2 else None,
+        has_other_way=chance.random() < 0.25,
     )
     return Plan(seed, shape, direction, played, _draw_writers(chance, bus["window"]), ttl_s)
 
@@ -161,14 +163,16 @@ def _draw_connector(chance: random.Random) -> dict[str, object]:
     return {
         "durability": chance.choice(("journal", "journal", "overflow")),
         "synchronous": chance.choice(("full", "normal")),
+        "when_unroutable": chance.choice(("park", "park", "drop")),
         "self_monitoring_perf_exchange": STATUS,
         "self_monitoring_nagios_exchange": STATUS,
     }
 
 
 def _draw_writers(chance: random.Random, window: object) -> list[WriterPlan]:
-    count = chance.randint(1, 4)
     max_text = chance.choice((20, 20, 200, 3000))
+    # Many only where that many get through, each at its least.
+    count = _MANY_WRITERS if window != 1 and max_text < 1000 and chance.random() < 0.15 else chance.randint(1, 4)
     # No more than gets through, or what comes after a fault waits for a backlog that has nothing to do with it.
     most_lines_s = 60 if window == 1 else 150 if max_text > 1000 else 1200
     writers = []

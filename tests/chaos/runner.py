@@ -64,7 +64,8 @@ class Report:
             f"seed {self.plan.seed}: {'FAILED' if v.findings else 'ok'}", self.plan.direction,
             f"{len(self.plan.strikes)} faults",
             f"{v.obligations} obligations, {v.delivered} delivered, {v.repeats} repeats, {v.parked} parked, "
-            f"{v.expired} expired, {v.refused} refused", *([f"counted {v.counted}"] if v.counted else []),
+            f"{v.expired} expired, {v.unwanted} unwanted, {v.refused} refused",
+            *([f"counted {v.counted}"] if v.counted else []),
             f"back after {self.slowest_s:.1f} s at most", f"{self.starts} lives", str(self.usage),
         ]
         return "; ".join(parts)

@@ -18,6 +18,7 @@ from tests.chaos.controls import Controls
 from tests.chaos.disk import SmallDisk
 from tests.chaos.judge import Parked
 from tests.chaos.keeper import Keeper
+from tests.chaos.outside import OutsideWriter
 from tests.chaos.pipereader import PipeReader
 from tests.support.bus import Bus, connect
 from tests.support.connector import ConnectorProcess
@@ -52,6 +53,8 @@ class Shape:
     nagios: Mapping[str, object]
     publications: Mapping[str, object]
     disk_mb: int | None = None
+    channels: int | None = None
+    """How many channels the broker allows the connector."""
     has_other_way: bool = False
     """Whether the settings name the broker twice: the faults of the way strike the first address only."""
 
@@ -73,6 +76,8 @@ class Stage:
         """Other programs that hold the journal's lock."""
         self.reader: PipeReader | None = None
         """Nagios' place at the command pipe, where there is one."""
+        self.outside: OutsideWriter | None = None
+        """Another program that writes to the journal, where there is one."""
 
     def __enter__(self) -> Stage:
         with ExitStack() as stack:
@@ -90,6 +95,8 @@ class Stage:
         stack.callback(node.delete_vhost, self.vhost)
         node.add_user(self.user, self.password, self.vhost)
         stack.callback(node.delete_user, self.user)
+        if shape.channels is not None:
+            node.limit_channels(shape.channels, self.user)
         self.proxy = stack.enter_context(TcpProxy(node.port, speaks_amqp=True))
         hosts = [self.proxy.address] if self.cluster.is_alone else [each.address for each in self.cluster.nodes]
         if shape.has_other_way:

@@ -69,6 +69,20 @@ def test_message_without_a_time_to_live_never_expires() -> None:
     assert found(written=[written(1)], ttl_s={"perf": 4.0}, barred=[Span(0.0, 1e9)])
 
 
+@pytest.mark.parametrize(("barred", "is_lost"), [
+    ([Span(99.0, 110.0)], False),
+    ([Span(101.0, 110.0)], False),
+    ([Span(90.0, 99.9)], True),
+    ([Span(103.0, 110.0)], True),
+])  # fmt: skip
+def test_message_may_be_dropped_only_where_nobody_may_have_been_bound(barred: list[Span], is_lost: bool) -> None:
+    wanted = ["1 obligations lost: w 1 (event)"] if is_lost else []
+    evidence = {"written": [written(1)], "barred": barred}
+    assert found(**evidence, may_park=True, drops_unwanted=True) == wanted
+    assert found(**evidence, may_park=True)
+    assert found(**evidence, drops_unwanted=True)
+
+
 def test_message_that_the_broker_let_expire_was_delivered() -> None:
     assert found(written=[written(1)], expired_on_bus=[delivery(line(1))]) == []
 

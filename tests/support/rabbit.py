@@ -315,9 +315,9 @@ class RabbitNode:
         row = f"[{{vhost, {_binary(vhost)}}}, {{client_properties, Table}}]"
         return self._ask(f"[rabbit_misc:amqp_table(Table) || {row} <- {found}]")
 
-    def limit_channels(self, count: int | None) -> None:
+    def limit_channels(self, count: int | None, user: str | None = None) -> None:
         """Set how many channels its own user may have open on all connections together; None: as many as it likes."""
-        user, limit, tests = map(_binary, (self.user, "max-channels", "tests"))
+        user, limit, tests = map(_binary, (user or self.user, "max-channels", "tests"))
         if count is None:
             self._expect_ok(f"rabbit_auth_backend_internal:clear_user_limits({user}, {limit}, {tests})")
         else:
