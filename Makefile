@@ -17,14 +17,14 @@ RUNS ?= 10
 CLUSTER ?= 1
 FUZZ ?= 1000000
 # What `make check` does; a suite that needs more programs adds its target here.
-CHECKS ?= lint test test-nagios
+CHECKS ?= lint test test-nagios test-page
 
 VENV := .venv
 BIN := $(VENV)/bin
 export BUS BUS_USER BUS_PASSWORD RUN_FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help venv rabbitmq nagios run test test-nagios chaos lint check bench clean
+.PHONY: help venv rabbitmq nagios chromium run test test-nagios test-page chaos lint check bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ rabbitmq: ## install Debian's RabbitMQ when it is missing, without starting it
 nagios: ## install Debian's Nagios when it is missing, without starting it
 	@sh tests/support/install-nagios.sh
 
+chromium: ## install Debian's Chromium when it is missing
+	@sh tests/support/install-chromium.sh
+
 run: venv $(if $(BUS),,rabbitmq) ## start a private RabbitMQ and a connector, send sample lines, show what arrives
 	@$(BIN)/python -m examples.demo
 
@@ -48,6 +51,9 @@ test: venv rabbitmq ## run all tests, on RabbitMQ nodes that the tests start the
 
 test-nagios: venv rabbitmq nagios ## run the tests with a real Nagios, which the tests start themselves
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/nagios
+
+test-page: venv chromium ## look at the page in a headless Chromium
+	@$(BIN)/python -m pytest $(ARGS) tests/page
 
 chaos: venv rabbitmq ## put the promise on trial: RUNS=10 runs of faults and FUZZ=1000000 random inputs, by SEED=n
 	@$(BIN)/python -m tests.chaos --runs=$(RUNS) $(if $(SEED),--seed=$(SEED)) $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -203,7 +204,8 @@ class _Lately:
         number, total = self._before
         self._before = (self._histogram.number, self._histogram.total)
         grown = self._histogram.number - number
-        return (self._histogram.total - total) / grown if grown else 0.0
+        # JSON's null: nothing took no time.
+        return (self._histogram.total - total) / grown if grown else math.nan
 
 
 def _problem(standing: Standing, now_s: float) -> dict[str, Any]:
