@@ -180,17 +180,17 @@ class FileFollower(Handler):
         found = []
         trail = self._trail
         if trail.trouble:
-            found.append(Problem("follow-unreadable", Level.CRITICAL, trail.trouble))
+            found.append(Problem("follow-unreadable", Level.CRITICAL, trail.trouble, self.path))
         elif self._missing_since_s is not None and self._monotonic() - self._missing_since_s >= _MISSING_SHOWN_S:
             text = f"followed file {self.path}: does not exist: see that something writes it, or take it out of follow"
-            found.append(Problem("follow-missing", Level.WARNING, text))
+            found.append(Problem("follow-missing", Level.WARNING, text, self.path))
         trail.unreadable = [path for path in trail.unreadable if os.path.exists(path)]
         for path in trail.unreadable:
             text = f"followed file {self.path}: {path} was compressed before it was read: its lines are not taken"
-            found.append(Problem("follow-compressed", Level.CRITICAL, text))
+            found.append(Problem("follow-compressed", Level.CRITICAL, text, path))
         if self._reclaim_trouble:
             text = f"followed file {self._reclaim_trouble}: what was taken stays in it (follow_reclaim)"
-            found.append(Problem("follow-reclaim", Level.WARNING, text))
+            found.append(Problem("follow-reclaim", Level.WARNING, text, self.path))
         return found
 
     # -- lines --------------------------------------------------------------------------------------------------
