@@ -59,6 +59,8 @@ ANSWERS = ("ack", "ack one", "nack", "return", "close 404", "close 406", "lose")
 ASIDES = (*ANSWERS, "cut", "block", "put", "advance", "other", "crash", "kill")
 _LONGEST_HEALING = 500
 _OUTSIDE = 9
+#: This writer can give its messages again, as a file can: its position goes with them.
+_FILE, _POSITION = 2, "file:2"
 _TOLD = ("exchange-held", "exchange-silent")
 
 
@@ -149,7 +151,9 @@ class World:
         batch = make_batch(messages)
         droppable = [message["n"] for message in messages if message["type"] == "perf"]
         batch.writer = told = _Writer(numbers, droppable, self._refused)
-        if wants_answer or self._answers_always:
+        if writer == _FILE:
+            batch.kept = {_POSITION: str(numbers[-1])}
+        if wants_answer or self._answers_always or writer == _FILE:
             batch.on_accepted = lambda: self._accepted(told)
         self.core.put(writer, batch)
         return numbers
@@ -174,6 +178,7 @@ class World:
         share = (figures["backup"] + figures["backup_in_buf"] + self.core.journal.parked_rows) / self._most_messages
         is_told = any(problem.name in ("disk-full", "journal-full", "log-blocked") for problem in problems)
         assert is_told or share >= 0.8, f"{numbers} are refused: {figures}, {problems}"
+        assert all(self.ledger.given[n].writer != _FILE for n in numbers), f"{numbers} could have waited"
         self.ledger.lapse(numbers)
 
     def _accepted(self, writer: _Writer) -> None:
@@ -445,7 +450,16 @@ class World:
     def look(self) -> Rows:
         """Return what is in the file, as somebody else reads it."""
         with closing(self.core.look()) as file:
-            return self.ledger.read(file, self.clocks.now())
+            rows = self.ledger.read(file, self.clocks.now())
+            kept = file.execute("SELECT text FROM vigiloconn_kept WHERE name = ?", (_POSITION,)).fetchone()
+        self._check_position(int(kept[0]) if kept else -1)
+        return rows
+
+    def _check_position(self, position: int) -> None:
+        """What is up to the position was accepted, and nothing behind it."""
+        for given in self.ledger.given.values():
+            if given.writer == _FILE and not given.is_lapsed:
+                assert (given.n <= position) == bool(given.row), f"{given}, and the position is {position}"
 
     def check(self) -> None:
         """Raise `AssertionError` where the promise is broken."""
