@@ -438,9 +438,12 @@ class World:
             self._is_counted, self._seen_changes = True, self.core.journal.outside_changes
 
     def _lapse(self) -> int:
-        """What was in memory only, and of what nobody was told that it is safe, ends with the process."""
+        """What was in memory only, and of what nobody was told that it is safe, ends with the process. Returns how much
+        of it can't be given again."""
         self.look()
-        return self.ledger.lapse(given.n for given in self.ledger.open() if not given.is_safe)
+        lapsed = [given for given in self.ledger.open() if not given.is_safe]
+        self.ledger.lapse(given.n for given in lapsed)
+        return sum(given.writer != _FILE for given in lapsed)
 
     # -- what there is ------------------------------------------------------------------------------------------
 
