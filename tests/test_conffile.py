@@ -242,6 +242,28 @@ def test_a_database_in_wal_mode_is_followed_while_its_writer_keeps_it_open(tmp_p
     writer.close()
 
 
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("# made by icinga2 object list\nweb1\n\n  db 2.example.com \r\nweb1\n", {"web1", "db 2.example.com"}),
+        ("define-me\nhost_names\n", {"define-me", "host_names"}),
+        ("define host {\n  host_name web1,db2\n  address x\n}\n", {"web1", "db2"}),
+    ],
+)
+def test_list_of_names_is_a_list_of_hosts_where_nothing_is_defined(text: str, hosts: set[str], tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(text)
+    assert NagiosConfFile(path).read() == hosts
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n\n", "define timeperiod {\n  timeperiod_name always\n}\n"])
+def test_file_without_a_host_is_broken(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(text)
+    with pytest.raises(BadFile, match="or a plain list of names, found none"):
+        NagiosConfFile(path).read()
+
+
 @pytest.mark.parametrize("broken", [b"not a database, but long enough to look like something else entirely" * 20, b""])
 def test_a_broken_database_keeps_the_old_one(broken: bytes, tmp_path: Path, run: Run) -> None:
     path = tmp_path / "conf.db"

@@ -219,11 +219,13 @@ class ConfDB(ConfFile[peewee.SqliteDatabase]):
 class NagiosConfFile(ConfFile[frozenset[str]]):
     """The hosts that a Nagios knows, from the `host_name NAME` lines of its object files or `objects.cache`.
 
+    A file with neither `host_name` nor `define` in it is a plain list, one name a line, as other monitors give it.
     While there is nothing to filter by (a file that was never readable) every host passes, and `problems()` says so.
     A file without any host counts as broken.
     """
 
     _HOST_NAME = re.compile(r"^[ \t]*host_name[ \t]+([^;\r\n]+)", re.MULTILINE)
+    _DEFINITION = re.compile(r"^[ \t]*(?:host_name|define)[ \t{]", re.MULTILINE)
 
     def has_host(self, name: str) -> bool:
         """Answer whether messages of this host are for this Nagios: yes for all while there is no filter."""
@@ -231,11 +233,13 @@ class NagiosConfFile(ConfFile[frozenset[str]]):
 
     def read(self) -> frozenset[str]:
         text = decode_text(self.path.read_bytes())
-        hosts = frozenset(
-            name.strip() for names in self._HOST_NAME.findall(text) for name in names.split(",") if name.strip()
-        )
+        if self._DEFINITION.search(text):
+            names = [name for names in self._HOST_NAME.findall(text) for name in names.split(",")]
+        else:
+            names = [line for line in text.splitlines() if not line.startswith("#")]
+        hosts = frozenset(name.strip() for name in names if name.strip())
         if not hosts:
-            raise BadFile("expected lines `host_name NAME`, found none")
+            raise BadFile("expected lines `host_name NAME`, or a plain list of names, found none")
         return hosts
 
     def problems(self) -> list[Problem]:

@@ -125,6 +125,7 @@ class NagiosSettings:
     listen_unix: str | None
     follow: tuple[str, ...]
     follow_reclaim: str
+    follow_with_service: bool
     nagios_pipe: str | None
     nagios_config: str | None
     accepted_commands: tuple[str, ...]
@@ -202,7 +203,7 @@ def parse_settings(
     is_nagios = connector == "nagios"
     nagios = reader.values("connector-nagios" if is_nagios else None, listen_unix=listen_unix)
     if not is_nagios:
-        nagios.update(reader.some_values(f"connector-{connector}", ("follow", "follow_reclaim")))
+        nagios.update(reader.some_values(f"connector-{connector}", ("follow", "follow_reclaim", "follow_with_service")))
     settings = Settings(
         path=path,
         connector=connector,

@@ -61,6 +61,7 @@ class FileFollower(Handler):
         provider: BackupProvider,
         *,
         reclaim: str = "keep",
+        with_service: bool = False,
         others: Collection[str] = (),
         max_line_bytes: int = MAX_LINE_BYTES,
         boot_id: str | None = None,
@@ -74,6 +75,7 @@ class FileFollower(Handler):
         self.reclaimed_bytes = 0
         self._provider = provider
         self._reclaim = reclaim
+        self._with_service = with_service
         self._max_line_bytes = max_line_bytes
         self._monotonic = monotonic
         self._trail = Trail(
@@ -81,7 +83,7 @@ class FileFollower(Handler):
             boot_id=read_boot_id() if boot_id is None else boot_id, clock=monotonic,
         )  # fmt: skip
         self._known: dict[str, str] = {}
-        self._records = RecordReader({})
+        self._records = self._new_reader()
         self._accepted: Mark | None = None
         self._file_began_at = 0
         self._on_its_way = 0
@@ -109,7 +111,7 @@ class FileFollower(Handler):
         except OSError:
             pass  # it may come, or be made readable, at any time
         self._known = self._provider.kept(HOST_PREFIX)
-        self._records = RecordReader(self._known)
+        self._records = self._new_reader()
         name = KEPT_PREFIX + self.path
         text = self._provider.kept(name).get(name)
         self._accepted = parse_mark(text)
@@ -120,7 +122,7 @@ class FileFollower(Handler):
 
     def run(self) -> None:
         # Anew in each life: what an earlier one had read and not put is read again.
-        self._records = RecordReader(self._known)
+        self._records = self._new_reader()
         watcher = gevent.get_hub().loop.stat(os.path.realpath(self.path), _POLL_S)
         watcher.start(self._wake.set)
         try:
@@ -192,6 +194,9 @@ class FileFollower(Handler):
             text = f"followed file {self._reclaim_trouble}: what was taken stays in it (follow_reclaim)"
             found.append(Problem("follow-reclaim", Level.WARNING, text, self.path))
         return found
+
+    def _new_reader(self) -> RecordReader:
+        return RecordReader(self._known, with_service=self._with_service)
 
     # -- lines --------------------------------------------------------------------------------------------------
 
@@ -338,6 +343,9 @@ def filefollowers_factory(settings: Settings, provider: BackupProvider) -> list[
             f"on disk before it is given back: expected keep with backup_file = :memory:, got {reclaim}"
         )
     return [
-        FileFollower(path, provider, reclaim=reclaim, others=[other for other in paths if other != path])
+        FileFollower(
+            path, provider, reclaim=reclaim, with_service=settings.nagios.follow_with_service,
+            others=[other for other in paths if other != path],
+        )
         for path in paths
-    ]
+    ]  # fmt: skip

@@ -175,9 +175,12 @@ NAGIOS = (
     _new("follow_reclaim", "keep", values.choice("keep", "remove", "punch"),
          "what becomes of lines that were taken and are safe: `keep` leaves them, `remove` deletes renamed files that "
          "are done, `punch` gives blocks back to the disk in place"),
+    _new("follow_with_service", "False", values.flag,
+         "datasources of a service's record are `SERVICE-LABEL`, where services of a host share labels"),
     _old("nagios_pipe", None, values.optional_text, "command pipe of Nagios"),
     _old("nagios_config", None, values.optional_text,
-         "file with the `host_name` lines of the hosts that this Nagios knows", default_doc="none: no filter"),
+         "file with the `host_name` lines of the hosts that this Nagios knows, or a plain list of them",
+         default_doc="none: no filter"),
     _old("accepted_commands", ",", values.parse_list, "list of the external commands that may pass to Nagios",
          default_doc="none"),
     _old("group_nagios_commands", "False", values.flag, "gather commands for up to a second, write them as one file"),
