@@ -26,8 +26,8 @@ from vigiloconn.supervisor import Handler, Supervisor
 
 #: What a row of the history has.
 COLUMNS = ("in_per_s", "out_per_s", "waiting", "oldest_s", "acceptance_s", "confirm_s")
-#: How fresh what stands in the file is, and how long a request waits for it.
-_SEEN_S, _WAIT_S = 1.0, 1.0
+#: How long a request waits for what stands in the file; a disk that takes longer gives what was seen before.
+_WAIT_S = 1.0
 #: How often the file is looked into without being asked.
 _LOOK_S = 10.0
 
@@ -120,7 +120,7 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """Return everything, as JSON can hold it."""
-        contents = [file.seen(_SEEN_S, _WAIT_S) for file in self._insight.files]
+        contents = [file.seen(0.0, _WAIT_S) for file in self._insight.files]
         now = self._totals()
         handlers = self._supervisor.handlers
         details = {part.name: self._inquiry.details_of(part) for part in handlers}
