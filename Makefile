@@ -24,7 +24,7 @@ BIN := $(VENV)/bin
 export BUS BUS_USER BUS_PASSWORD RUN_FOR
 
 .DEFAULT_GOAL := help
-.PHONY: help venv rabbitmq nagios chromium run test test-nagios test-page chaos lint check bench clean
+.PHONY: help venv rabbitmq nagios chromium run test test-nagios test-page chaos lint check bench bench-peers syslog-ng clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,8 +66,15 @@ lint: venv ## ruff on everything, mypy --strict on vigiloconn
 
 check: $(CHECKS) ## lint and all tests
 
-bench: venv rabbitmq ## measure against baselines of the same run
+syslog-ng: ## install Debian's syslog-ng when it is missing, without starting it
+	@sh tests/support/install-syslog-ng.sh
+
+bench: venv rabbitmq ## measure against baselines of the same run; ARGS='--quick rates' for less
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-peers: venv rabbitmq syslog-ng ## measure beside py-amqp, pika, aio-pika and syslog-ng
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
+	@$(BIN)/python -m bench $(ARGS) peers handler
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .run .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -35,6 +35,8 @@ setup(
             "psutil>=7,<8",
             "trustme>=1.2,<2",
         ],
+        # What `make bench-peers` compares with.
+        "bench": ["pika>=1.3,<2", "aio-pika>=9,<11"],
         "lint": [
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",

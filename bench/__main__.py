@@ -1,62 +1,74 @@
 """Measure the connector on a private broker, beside baselines of the same run (python -m bench).
 
 Usage:
-  bench [--quick] [SECTION ...]
+  bench [--quick] [--json FILE] [--svg DIR] [SECTION ...]
+  bench --list
 
-SECTION is publish, latency, outage (which needs publish), or command; all without one.
+All sections but `peers` run where none is named; `peers` needs what `make bench-peers` installs.
 
 Options:
-  --quick   Smaller numbers: about a minute in all. Ratios are rougher.
+  --quick      Smaller numbers and one round: some five minutes in all. Ratios are rougher.
+  --json FILE  Write the figures there too; what the file has of sections that do not run now stays.
+  --svg DIR    Write plots of FILE's figures, or of this run's, as SVG.
+  --list       Name the sections.
 
-Exit status 1 when a target was missed. Absolute figures move from run to run and machine to machine; the
-ratios are what to look at.
+Exit status 1 when a target was missed or a section failed. Absolute figures move from run to run and machine to
+machine; the ratios are what to look at.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from docopt import docopt
 
-from bench import command, latency, outage, publish
-from bench.support import Report
+from bench.contestants import Names
+from bench.plots import write_plots
+from bench.report import Report
+from bench.sections import SECTIONS, WITH_OTHERS
+from bench.trial import Bench
 from tests.support.rabbit import RabbitNode
-
-_SECTIONS = ("publish", "latency", "outage", "command")
 
 
 def main() -> int:
     """Run the sections that are asked for."""
     options = docopt(__doc__)
-    wanted = options["SECTION"] or list(_SECTIONS)
-    unknown = set(wanted) - set(_SECTIONS)
+    known = {**SECTIONS, **WITH_OTHERS}
+    if options["--list"]:
+        print("\n".join(known))
+        return 0
+    wanted = options["SECTION"] or list(SECTIONS)
+    unknown = set(wanted) - set(known)
     if unknown:
-        print(f"SECTION: expected {', '.join(_SECTIONS)}, got {', '.join(sorted(unknown))}", file=sys.stderr)
+        print(f"SECTION: expected {', '.join(known)}, got {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
-    quick = options["--quick"]
     report = Report(lambda text: print(text, flush=True))
-    report.note(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}")
-    with RabbitNode() as node, tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
-        normal = 0.0
-        if "publish" in wanted or "outage" in wanted:
-            count, rounds = (30_000, 1) if quick else (100_000, 3)
-            publish.end_to_end(report, node, place, count, rounds)
-            normal = publish.measure(report, node, place, count, rounds)
-        if "latency" in wanted:
-            latency.measure(report, node, place, 3 if quick else 20)
-        if "outage" in wanted:
-            outage.measure(
-                report, node, place, 200_000 if quick else 3_600_000, 150_000 if quick else 1_000_000, normal
-            )
-        if "command" in wanted:
-            command.measure(report, node, place, 20_000 if quick else 100_000)
+    failed = _measure(wanted, report, options["--quick"], Path(options["--json"]) if options["--json"] else None)
+    if options["--svg"]:
+        write_plots(report.known(), Path(options["--svg"]))
     if report.missed:
         print(f"\nmissed: {', '.join(report.missed)}")
-    return 1 if report.missed else 0
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}")
+    return 1 if report.missed or failed else 0
+
+
+def _measure(wanted: list[str], report: Report, quick: bool, path: Path | None) -> list[str]:
+    """Run the sections, each on a node of its own; return the names of those that failed."""
+    failed = []
+    for name in wanted:
+        with RabbitNode() as node, tempfile.TemporaryDirectory(prefix="bench-") as directory:
+            try:
+                {**SECTIONS, **WITH_OTHERS}[name](Bench(node, report, Names(Path(directory)), quick))
+            except (AssertionError, OSError) as error:
+                print(f"  FAILED: {error}", flush=True)
+                report.sections.pop(name, None)
+                failed.append(name)
+        if path is not None:
+            report.save(path)
+    return failed
 
 
 if __name__ == "__main__":

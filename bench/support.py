@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.support.bus import Bus, connect
@@ -73,27 +73,6 @@ def connector(node: RabbitNode, directory: Path, **options: object) -> Connector
 def open_bus(node: RabbitNode) -> Bus:
     """Return a client of the node."""
     return connect(node, "/")
-
-
-class Report:
-    """Prints figures as they come, each beside its baseline and its target, and remembers what was missed."""
-
-    def __init__(self, out: Callable[[str], None] = print) -> None:
-        self._out = out
-        self.missed: list[str] = []
-
-    def section(self, title: str) -> None:
-        self._out(f"\n{title}")
-
-    def note(self, text: str) -> None:
-        self._out(f"  {text}")
-
-    def figure(self, name: str, value: float, unit: str, *, target: str = "", met: bool | None = None) -> None:
-        """Print one figure. `met` None: there is no target."""
-        verdict = "" if met is None else ("  ok" if met else "  MISSED")
-        self._out(f"  {name:<52} {value:>12,.2f} {unit:<14} {target}{verdict}")
-        if met is False:
-            self.missed.append(name)
 
 
 def median(values: list[float]) -> float:
