@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from tests.support.connector import ConnectorProcess
+from tests.support.connector import ROOT, ConnectorProcess
 from tests.support.wait import wait_until
 from vigiloconn.control.asking import Answer, CantAsk, ask
 
@@ -133,3 +134,21 @@ def test_the_metrics_of_a_running_connector_can_be_parsed(connector: ConnectorPr
     values = {sample.name: sample.value for family in families for sample in family.samples}
     assert values["vigilo_socket_lines_total"] == values["vigilo_journal_messages"] == 30
     assert values["vigilo_acceptance_seconds_count"] == 30
+
+
+def test_a_writer_that_has_to_wait_is_told_why_and_so_is_the_log(tmp_path: Path) -> None:
+    full = ConnectorProcess(tmp_path / "c", bus=_NO_BROKER, connector={"journal_max_messages": 5})
+    with full as connector:
+        connector.send(f"event|1|host|Load|OK|{number}" for number in range(5))
+        connector.sync()
+        command = [sys.executable, "-m", "vigiloconn", "send", "--sync", "--timeout", "8",
+                   "--socket", str(connector.socket_path)]  # fmt: skip
+        done = subprocess.run(
+            command, input=b"event|1|host|Load|OK|late\n", cwd=ROOT, capture_output=True, timeout=30, check=False
+        )
+        assert done.returncode == 1
+        told, failed = done.stderr.decode().splitlines()
+        assert told.endswith("send.sock: waiting: nothing is accepted: the journal is full")
+        assert failed.endswith("not done within 8 s")
+        assert "problem: writers-blocked: 1 writers have to wait" in connector.log_text()
+        assert status(connector)["flow"]["waiting"] == 5

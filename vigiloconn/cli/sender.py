@@ -9,7 +9,7 @@ import os
 import select
 import time
 
-from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, fail
+from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, fail, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _PROGRAM = "vigilo-connector send"
 _CHUNK_BYTES = 65536
+#: A wait that lasts for longer is told, with its reason.
+_TOLD_AFTER_S = 2.0
 #: The longest single wait: poll() takes milliseconds in 31 bits.
 _MAX_WAIT_S = 1_000_000.0
 
@@ -25,21 +27,48 @@ class _Failure(Exception):
     """Raised with the one line that the user is shown."""
 
 
+class _Patience:
+    """Waits for the connector until the deadline, and says why it has to; again when the reason is another one."""
+
+    def __init__(self, socket_path: str, deadline_s: float) -> None:
+        self._socket_path = socket_path
+        self._deadline_s = deadline_s
+        self._told = ""
+
+    def wait(self, connection: _socket.socket, event: int) -> None:
+        """Return when the connection is ready for `event`. Raises `TimeoutError`."""
+        poll = select.poll()
+        poll.register(connection.fileno(), event)
+        while not poll.poll(min(_TOLD_AFTER_S, _remaining_s(self._deadline_s)) * 1000):
+            _remaining_s(self._deadline_s)
+            self._tell()
+
+    def _tell(self) -> None:
+        from vigiloconn.cli.reason import reason_to_wait
+
+        reason = reason_to_wait(self._socket_path)
+        if reason != self._told:
+            self._told = reason
+            say(f"{self._socket_path}: waiting: {reason}", _PROGRAM)
+
+
 def send(socket_path: str, source: BinaryIO, *, sync: bool, timeout_s: float) -> int:
     """Copy `source` to the connector at `socket_path` and return the exit status, 0 or 1.
 
     A missing last newline is added. With `sync`, 0 means that the connector has said that every line is safe; without
     it, only that the socket took them. All of it, reading `source` included, ends after `timeout_s` seconds. What went
-    wrong is one line on stderr. A `source` with a file descriptor is read from there, past its buffer.
+    wrong is one line on stderr, and so is why it has to wait. A `source` with a file descriptor is read from there,
+    past its buffer.
     """
     deadline_s = time.monotonic() + timeout_s
+    patience = _Patience(socket_path, deadline_s)
     try:
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             _connect(connection, socket_path, deadline_s)
-            _copy(connection, source, deadline_s)
+            _copy(connection, source, deadline_s, patience)
             if sync:
-                _ask(connection, deadline_s)
+                _ask(connection, patience)
         finally:
             connection.close()
     except _Failure as exc:
@@ -63,13 +92,14 @@ def _connect(connection: _socket.socket, path: str, deadline_s: float) -> None:
         raise _Failure(exc.strerror or str(exc)) from exc
 
 
-def _copy(connection: _socket.socket, source: BinaryIO, deadline_s: float) -> None:
+def _copy(connection: _socket.socket, source: BinaryIO, deadline_s: float, patience: _Patience) -> None:
     last = b"\n"
+    connection.setblocking(False)
     while chunk := _read(source, deadline_s):
-        _write(connection, chunk, deadline_s)
+        _write(connection, chunk, patience)
         last = chunk[-1:]
     if last != b"\n":
-        _write(connection, b"\n", deadline_s)
+        _write(connection, b"\n", patience)
 
 
 def _read(source: BinaryIO, deadline_s: float) -> bytes:
@@ -89,26 +119,36 @@ def _read(source: BinaryIO, deadline_s: float) -> bytes:
         raise _Failure(f"the input can't be read: {exc.strerror}") from exc
 
 
-def _write(connection: _socket.socket, data: bytes, deadline_s: float) -> None:
-    connection.settimeout(_remaining_s(deadline_s))
+def _write(connection: _socket.socket, data: bytes, patience: _Patience) -> None:
+    left = memoryview(data)
     try:
-        connection.sendall(data)
+        while left:
+            patience.wait(connection, select.POLLOUT)
+            left = left[_sent(connection, left):]
     except TimeoutError:
         raise
     except OSError as exc:
         raise _Failure(f"the connector closed the connection: {exc.strerror}: the input was not taken whole") from exc
 
 
-def _ask(connection: _socket.socket, deadline_s: float) -> None:
+def _sent(connection: _socket.socket, data: memoryview) -> int:
+    try:
+        return connection.send(data)
+    except BlockingIOError:
+        # Room, but not for a first piece of this size.
+        return 0
+
+
+def _ask(connection: _socket.socket, patience: _Patience) -> None:
     """Wait until the connector says that all lines are safe."""
     token = os.urandom(8).hex()
-    _write(connection, f"sync|{token}\n".encode(), deadline_s)
+    _write(connection, f"sync|{token}\n".encode(), patience)
     connection.shutdown(_socket.SHUT_WR)
     synced = f"synced|{token}"
     failed = f"failed|{token}|"
     rest = b""
     while True:
-        *lines, rest = (rest + _receive(connection, deadline_s)).split(b"\n")
+        *lines, rest = (rest + _receive(connection, patience)).split(b"\n")
         # Lines of the input may have been `sync` lines too: their answers come first.
         for line in lines:
             answer = line.decode(errors="replace")
@@ -118,9 +158,9 @@ def _ask(connection: _socket.socket, deadline_s: float) -> None:
                 raise _Failure(f"not everything is safe: {answer[len(failed):]}")
 
 
-def _receive(connection: _socket.socket, deadline_s: float) -> bytes:
-    connection.settimeout(_remaining_s(deadline_s))
+def _receive(connection: _socket.socket, patience: _Patience) -> bytes:
     try:
+        patience.wait(connection, select.POLLIN)
         data = connection.recv(_CHUNK_BYTES)
     except TimeoutError:
         raise
