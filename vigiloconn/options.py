@@ -59,8 +59,10 @@ class BusSettings:
     max_body_bytes: int
     max_message_bytes: int
     dead_letter: bool
-    max_redeliveries: int | None
+    workers: int | None
     """None, as for those below: the handler's own."""
+    time_limit_s: float | None
+    max_redeliveries: int | None
     retry_first_delay_s: float | None
     retry_max_delay_s: float | None
     retry_time_s: float | None

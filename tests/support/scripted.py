@@ -327,7 +327,8 @@ class ScriptedChannel:
         multiple = kind != "reject" and bool(bits & 1)
         requeue = bool(bits & (1 if kind == "reject" else 2)) and kind != "ack"
         settled = {each for each in self._unsettled if each == tag or (multiple and each < tag)}
-        if not settled:
+        # With `multiple` too: a broker closes the channel over a tag that is not outstanding.
+        if tag not in settled:
             raise WrongFrames(f"channel {self.channel_id}: {kind} of tag {tag}, which is unknown or was settled before")
         self._unsettled -= settled
         self.settlements.append(Settlement(kind, tag, multiple, requeue))

@@ -68,6 +68,11 @@ class Consumer:
         self._discarding = False
         self._discarded = 0
         self._finished: set[int] = set()
+        """Above the lowest that is not."""
+        self._untold: set[int] = set()
+        """Those of them that the broker does not know of."""
+        self._told: set[int] = set()
+        """What was settled by itself, while it may lie in the way of a `multiple`."""
         self._rejected: set[int] = set()
         self._unfinished = 1
         """The lowest tag that is not finished."""
@@ -110,8 +115,8 @@ class Consumer:
 
     @property
     def unacknowledged(self) -> int:
-        """Finished messages at the front whose outcome the broker does not have."""
-        return self._unfinished - 1 - self._acked_upto
+        """Finished messages whose outcome the broker does not have; a few too many where it has some by themselves."""
+        return self._unfinished - 1 - self._acked_upto + len(self._untold)
 
     def discard(self) -> None:
         """Hand out nothing more. What was not handed out goes back when the channel closes."""
@@ -130,10 +135,12 @@ class Consumer:
                 first += 1
             else:
                 finished.add(tag)
+                self._untold.add(tag)
             if not accepted:
                 self._rejected.add(tag)
         while first in finished:
             finished.discard(first)
+            self._untold.discard(first)
             first += 1
         self._unfinished = first
         if self._is_tight:
@@ -151,9 +158,9 @@ class Consumer:
             self._reader.max_bytes = self._max_message_bytes
 
     def flush_acks(self) -> None:
-        """Settle all that is finished up to the first that is not. Raises `BusDown`.
+        """Settle all that is finished: together up to the first that is not, each by its own tag behind it.
 
-        One after the other: a tag that was settled by a later `multiple` may not be named again.
+        One after the other: a tag that was settled by a later `multiple` may not be named again. Raises `BusDown`.
         """
         with self._lock:
             buffer = self._take_unacknowledged()
@@ -174,16 +181,27 @@ class Consumer:
         last = self._unfinished - 1
         parts: list[bytes] = []
         settled = self._acked_upto
-        for tag in sorted(tag for tag in self._rejected if tag <= last):
+        for tag in sorted(tag for tag in self._rejected | self._told if tag <= last):
             if tag - 1 > settled:
                 parts.append(settle_frame(self._id, _ACK, tag - 1, True))
-            parts.append(settle_frame(self._id, _REJECT, tag, False))
-            self._rejected.discard(tag)
+            if tag not in self._told:
+                parts.append(self._settle_alone(tag))
+            self._told.discard(tag)
             settled = tag
         if last > settled:
             parts.append(settle_frame(self._id, _ACK, last, True))
         self._acked_upto = last
+        if self._untold:
+            parts += [self._settle_alone(tag) for tag in sorted(self._untold)]
+            self._told |= self._untold
+            self._untold.clear()
         return b"".join(parts)
+
+    def _settle_alone(self, tag: int) -> bytes:
+        if tag in self._rejected:
+            self._rejected.discard(tag)
+            return settle_frame(self._id, _REJECT, tag, False)
+        return settle_frame(self._id, _ACK, tag, False)
 
     # -- on the reading greenlet -----------------------------------------------------------------------------
 

@@ -161,8 +161,9 @@ class QueueSubscriber:
     def finish(self, deliveries: Sequence[Delivery], *, accepted: bool = True) -> None:
         """Note that these are done, to be acknowledged, or, not accepted, to be rejected without requeue.
 
-        The broker is told of what is finished up to the first delivery that is not: by one acknowledgement for
-        many messages, after a short time. Stale deliveries are passed over. May block while the broker does not read.
+        The broker is told after a short time: by one acknowledgement for many messages up to the first delivery that is
+        not finished, by one for each behind it. Stale deliveries are passed over. May block while the broker does not
+        read.
         """
         consumer = self._consumer
         if consumer is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,12 +16,14 @@ import gevent
 from gevent.event import Event
 
 from vigiloconn.bus.contents import Delivery
+from vigiloconn.consuming.accounts import Account
+from vigiloconn.consuming.crew import Crew, Item
 from vigiloconn.consuming.deadletter import SUFFIX, DeadLetters
 from vigiloconn.consuming.envelope import Envelope
 from vigiloconn.consuming.postponed import Postponed
 from vigiloconn.consuming.subscriber import MAX_BYTES, QueueSubscriber
 from vigiloconn.consuming.unpack import unpack_as
-from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, RetryPolicy, Work
+from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, LastError, Progress, RetryPolicy, Work
 from vigiloconn.errors import BadMessage, NotNow, Retry, RetryLater, SettingsError
 from vigiloconn.interfaces import Answer, Client, Level, Problem
 from vigiloconn.kit.backoff import backoff_delays
@@ -51,6 +53,13 @@ _MAX_PROBE_S = 30.0
 _FAILURES = (Exception, gevent.Timeout)
 
 
+class TookTooLong(gevent.Timeout):
+    """Raised into the work on a message when its time is over, at the next switch to another greenlet."""
+
+    def __str__(self) -> str:
+        return f"not done within {self.seconds:g} s"
+
+
 class MessageHandler(Handler):
     """Base class for what consumes: override `process_message`, or `process_messages` for batches.
 
@@ -75,6 +84,12 @@ class MessageHandler(Handler):
     retry_first_delay_s = 0.1
     retry_max_delay_s = 10.0
     retry_time_s = 300.0
+    workers = 1
+    """How many messages are worked side by side, in order per `order_key`; each is acknowledged when it is done."""
+    max_workers = 1000
+    """A subclass whose work has one order only says 1."""
+    time_limit_s: float | None = None
+    """How long one message may take. Code that never waits can't be ended."""
 
     def __init__(self) -> None:
         self.processed = 0
@@ -83,10 +98,14 @@ class MessageHandler(Handler):
         self._subscriber: QueueSubscriber | None = None
         self._dead_letters: DeadLetters | None = None
         self._policy = self._own_policy()
+        self._workers = 1
+        self._crew: Crew | None = None
+        self._limit_s = self.time_limit_s
         self._unpack = unpack_as(self.message_type)
         self._max_body_bytes = MAX_BODY_BYTES
         self._stopping = False
-        self._nudge = Event()
+        self._nudges: set[Event] = set()
+        """Of those that wait in the middle of their work."""
         self._helpers: list[gevent.Greenlet[..., Any]] = []
         self._interrupted = Interrupted()
         self._postponed = Postponed(time.monotonic)
@@ -120,6 +139,11 @@ class MessageHandler(Handler):
         for message in batch:
             self.process_message(message)
 
+    def order_key(self, message: Any, *more: Any, **named: Any) -> Hashable:
+        """Return what messages have in common that are to be done one after the other, where several are worked at a
+        time; None for none. Must be quick. Write it as `order_key(self, message)`, or with `envelope` behind it."""
+        return None
+
     def probe(self) -> None:
         """Return where the work can go on after a `NotNow` without a time, raise otherwise. Called on a greenlet of its
         own after growing delays; may block it."""
@@ -141,6 +165,8 @@ class MessageHandler(Handler):
         retry_first_delay_s: float | None = None,
         retry_max_delay_s: float | None = None,
         retry_time_s: float | None = None,
+        workers: int | None = None,
+        time_limit_s: float | None = None,
     ) -> None:
         """Say which queue to consume. Dead letters go through `publisher`, a client with a connection of its own;
         without one, or without `dead_letter`, such messages are rejected, for the queue's own dead letter exchange.
@@ -148,14 +174,20 @@ class MessageHandler(Handler):
         not finished. With `gather_s`, messages that come within that time are handed over together. What is None here
         is as the class says.
 
-        Raises `SettingsError` when the name leaves no room for the dead letters' queue.
+        Raises `SettingsError` when the name leaves no room for the dead letters' queue, and for several workers where
+        there can only be one.
         """
+        self._workers = self._checked_workers(self.workers if workers is None else workers)
+        self._limit_s = self.time_limit_s if time_limit_s is None else time_limit_s
         if len(queue.encode()) > MAX_NAME_BYTES - len(SUFFIX):
             raise SettingsError(f"[bus] queue: expected at most {MAX_NAME_BYTES - len(SUFFIX)} bytes, got {queue!r}")
         self._subscriber = QueueSubscriber(
-            queue, subscriptions, prefetch_messages=prefetch_messages, max_bytes=prefetch_bytes, queue_type=queue_type,
-            ttl_s=ttl_s, gather_s=gather_s, on_left=self._nudge.set,
+            queue, subscriptions, max_bytes=prefetch_bytes, queue_type=queue_type,
+            prefetch_messages=max(prefetch_messages, 2 * self._workers if self._workers > 1 else 1),
+            ttl_s=ttl_s, gather_s=gather_s, on_left=self._left,
         )  # fmt: skip
+        if self._workers > 1:
+            self._crew = Crew(self._subscriber, _CrewDuty(self))
         self._dead_letters = DeadLetters(publisher, queue) if publisher is not None and dead_letter else None
         given = (max_redeliveries, retry_first_delay_s, retry_max_delay_s, retry_time_s)
         pairs = zip(given, self._own_policy(), strict=True)
@@ -164,6 +196,13 @@ class MessageHandler(Handler):
 
     def _own_policy(self) -> RetryPolicy:
         return RetryPolicy(self.max_redeliveries, self.retry_first_delay_s, self.retry_max_delay_s, self.retry_time_s)
+
+    def _checked_workers(self, workers: int) -> int:
+        if workers > self.max_workers:
+            raise SettingsError(f"[bus] workers: expected at most {self.max_workers} for {self.name}, got {workers}")
+        if workers > 1 and self._is_batched:
+            raise SettingsError(f"[bus] workers: expected 1 for {self.name}, which takes batches, got {workers}")
+        return workers
 
     def pause_producing(self) -> None:
         """Stop consuming: what is not acknowledged goes back to the queue, once."""
@@ -192,8 +231,19 @@ class MessageHandler(Handler):
 
     def stop_service(self) -> None:
         self._stopping = True
-        self._nudge.set()
+        self._nudge_all()
         self._source.interrupt()
+        if self._crew is not None:
+            self._crew.stop(self._workers)
+
+    def _left(self) -> None:
+        self._nudge_all()
+        if self._crew is not None:
+            self._crew.left()
+
+    def _nudge_all(self) -> None:
+        for nudge in self._nudges:
+            nudge.set()
 
     def connection_initialized(self) -> None:
         if self.client.connection is not None:
@@ -224,6 +274,25 @@ class MessageHandler(Handler):
         source = self._source
         self._helpers = [helper for helper in self._helpers if not helper.dead]
         pump = self._begin_helper(source.run, "subscriber")
+        if self._crew is not None:
+            self._run_crew(self._crew)
+        else:
+            self._run_alone(source)
+        source.stop()
+        pump.join(timeout=min(_CLOSE_S, self.supervisor.remaining_s()))
+
+    def _run_crew(self, crew: Crew) -> None:
+        crew.begin()
+        workers = [self._begin_helper(crew.work, f"worker {number}") for number in range(self._workers)]
+        crew.dispatch(self._note_taken)
+        # What is done by now is still acknowledged, so what takes too long must not use up the time for that.
+        gevent.joinall(workers, timeout=max(0.0, self.supervisor.remaining_s() - _CLOSE_S))
+
+    def _note_taken(self) -> None:
+        self._check_helpers()
+        self.client.note_success()
+
+    def _run_alone(self, source: QueueSubscriber) -> None:
         while not self._stopping:
             self._check_helpers()
             deliveries = source.get(BATCH_MESSAGES, self._postponed.due_in_s() if self._postponed else None)
@@ -232,8 +301,6 @@ class MessageHandler(Handler):
             if deliveries:
                 self.client.note_success()
                 self._work(deliveries)
-        source.stop()
-        pump.join(timeout=min(_CLOSE_S, self.supervisor.remaining_s()))
 
     def _begin_helper(self, function: Callable[[], None], name: str) -> gevent.Greenlet[..., Any]:
         """Run `function` on a greenlet that lives and fails with this life."""
@@ -274,17 +341,23 @@ class MessageHandler(Handler):
     def _open(self, delivery: Delivery) -> Work:
         progress = self._interrupted.recall(delivery)
         try:
-            size_bytes, limit_bytes = len(delivery.body), self._max_body_bytes
-            if size_bytes > limit_bytes:
-                raise BadMessage(f"body of {size_bytes} bytes: expected at most {limit_bytes} ([bus] max_body)")
-            return Work(delivery, self._unpack(delivery.body), progress)
+            return Work(delivery, self._messages_of(delivery), progress)
         except BadMessage as exc:
             work = Work(delivery, [])
             work.give_up(str(exc))
             return work
 
+    def _messages_of(self, delivery: Delivery) -> list[Any] | Iterator[Any]:
+        size_bytes, limit_bytes = len(delivery.body), self._max_body_bytes
+        if size_bytes > limit_bytes:
+            raise BadMessage(f"body of {size_bytes} bytes: expected at most {limit_bytes} ([bus] max_body)")
+        return self._unpack(delivery.body)
+
     def _must_leave(self, work: Work) -> bool:
-        return self._stopping or self._source.is_stale(work.delivery)
+        return self._must_leave_delivery(work.delivery)
+
+    def _must_leave_delivery(self, delivery: Delivery) -> bool:
+        return self._stopping or self._source.is_stale(delivery)
 
     def _step(self, hand: InHand, head: Work) -> bool:
         """Do the next messages, or what ends the first delivery. False when that must be left."""
@@ -309,11 +382,13 @@ class MessageHandler(Handler):
 
     def _process_together(self, hand: InHand, batch: list[Any]) -> None:
         """Have these messages done, all or the first of them. Raises `ItemFailed`."""
+        more = ([_envelope(work) for work in hand.owners(len(batch))],) if self._batch_with_envelopes else ()
         try:
-            if self._batch_with_envelopes:
-                self.process_messages(batch, [_envelope(work) for work in hand.owners(len(batch))])
+            if self._limit_s is None:
+                self.process_messages(batch, *more)
             else:
-                self.process_messages(batch)
+                with TookTooLong(self._limit_s * len(batch)):
+                    self.process_messages(batch, *more)
         except ItemFailed:
             raise
         except _FAILURES as exc:
@@ -327,7 +402,8 @@ class MessageHandler(Handler):
 
     def _process_one_by_one(self, hand: InHand, batch: list[Any]) -> None:
         """Have these messages done one by one, as many as there is time for. Raises `ItemFailed`."""
-        process = partial(self._process_with_envelope, hand) if self._one_with_envelope else self.process_message
+        is_plain = self._limit_s is None and not self._one_with_envelope
+        process = self.process_message if is_plain else partial(self._process_next, hand)
         try:
             for message in batch:
                 process(message)
@@ -338,32 +414,53 @@ class MessageHandler(Handler):
         except _FAILURES as exc:
             raise ItemFailed(0, exc) from exc
 
-    def _process_with_envelope(self, hand: InHand, message: Any) -> None:
+    def _process_next(self, hand: InHand, message: Any) -> None:
         [work] = hand.owners(1)
-        self.process_message(message, _envelope(work))
+        self._process(message, _envelope(work))
+
+    def _process(self, message: Any, envelope: Envelope) -> None:
+        """Have one message done, within its time."""
+        more = (envelope,) if self._one_with_envelope else ()
+        if self._limit_s is None:
+            self.process_message(message, *more)
+        else:
+            with TookTooLong(self._limit_s):
+                self.process_message(message, *more)
 
     # -- what failed ---------------------------------------------------------------------------------------------
 
     def _after_failure(self, hand: InHand, error: BaseException) -> bool:
         """Decide what becomes of the next message, which has just failed. False when its delivery must be left."""
         self._check_helpers()
-        if isinstance(error, NotNow) or self._is_too_long(error):
-            self._pause_for(error)
+        if self._is_pause(error):
             return False
-        self.failed += 1
         work = hand.head
         assert work is not None
-        delay_s = work.progress.failed(error, time.monotonic(), self._policy)
+        delay_s = self._retry_delay_s(work.progress, error)
         if delay_s is None:
             hand.give_up(f"{type(error).__name__}: {printable(error)}")
             return True
-        self._tell_failure(work.progress.tries_of_item, error)
         if isinstance(error, RetryLater) and self._postponed.has_room(self._source.prefetch_messages):
             self._postponed.add(work, delay_s)
             hand.drop_head()
             return True
         hand.go_alone(1)
-        return self._wait_for(work, delay_s)
+        return self._wait_for(work.delivery, delay_s)
+
+    def _is_pause(self, error: BaseException) -> bool:
+        """Answer whether this means that nothing can be handled for now, and pause then."""
+        if not isinstance(error, NotNow) and not self._is_too_long(error):
+            return False
+        self._pause_for(error)
+        return True
+
+    def _retry_delay_s(self, progress: Progress, error: BaseException) -> float | None:
+        """Count a failed try; see `Progress.failed`."""
+        self.failed += 1
+        delay_s = progress.failed(error, time.monotonic(), self._policy)
+        if delay_s is not None:
+            self._tell_failure(progress.tries_of_item, error)
+        return delay_s
 
     def _is_too_long(self, error: BaseException) -> bool:
         """True for a wait that is too long to keep the message from its queue: brokers close the channel then."""
@@ -403,11 +500,17 @@ class MessageHandler(Handler):
             self.resume_producing()
 
     def _bury(self, hand: InHand, work: Work) -> bool:
+        """Bury the first delivery. False when it must be left."""
+        progress = work.progress
+        if not self._bury_delivery(work.delivery, progress.reason, progress.tries_in_all, progress.last_error):
+            return False
+        hand.drop_head()
+        return True
+
+    def _bury_delivery(self, delivery: Delivery, reason: str, tries: int, error: LastError | None) -> bool:
         """Send a dead letter and acknowledge the original, or reject it. False when the delivery must be left."""
-        reason, delivery = work.progress.reason, work.delivery
-        letters, wait = self._dead_letters, partial(self._wait_for, work)
-        progress, error = work.progress, work.progress.last_error
-        if letters is not None and not letters.bury(delivery, reason, progress.tries_in_all, wait, error):
+        letters, wait = self._dead_letters, partial(self._wait_for, delivery)
+        if letters is not None and not letters.bury(delivery, reason, tries, wait, error):
             return False
         # Only now: a person who reads the line may look for the letter, or stop the connector.
         at = f"; at {error.frames}" if error is not None and error.frames else ""
@@ -416,32 +519,66 @@ class MessageHandler(Handler):
             self._source.queue, letters.queue if letters else "a rejection", printable(reason, 500), at,
         )  # fmt: skip
         self.dead_lettered += 1
-        hand.drop_head()
         self._source.finish([delivery], accepted=letters is not None)
         return True
 
-    def _wait_for(self, work: Work, seconds: float, result: Answer | None = None) -> bool:
-        """Wait for that time or until the result is there; False when the work in hand must be left."""
+    def _wait_for(self, delivery: Delivery, seconds: float, result: Answer | None = None) -> bool:
+        """Wait for that time or until the result is there; False when the delivery must be left."""
         deadline_s = time.monotonic() + seconds
+        nudge = Event()
+
+        def notice(answer: Answer) -> None:
+            nudge.set()
+
+        self._nudges.add(nudge)
         if result is not None:
-            result.rawlink(self._notice)
+            result.rawlink(notice)
         try:
-            while not self._must_leave(work):
+            while not self._must_leave_delivery(delivery):
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or (result is not None and result.ready()):
                     return True
-                self._nudge.clear()
-                self._nudge.wait(left_s)
+                nudge.clear()
+                nudge.wait(left_s)
             return False
         finally:
+            self._nudges.discard(nudge)
             if result is not None:
-                result.unlink(self._notice)
-
-    def _notice(self, result: Answer) -> None:
-        self._nudge.set()
+                result.unlink(notice)
 
 
-def _wants_envelope(method: Callable[..., None]) -> bool:
+class _CrewDuty:
+    """A handler as its workers see it."""
+
+    def __init__(self, handler: MessageHandler) -> None:
+        self._handler = handler
+        self._key_with_envelope = _wants_envelope(handler.order_key)
+
+    def unpack(self, delivery: Delivery) -> list[Any] | Iterator[Any]:
+        return self._handler._messages_of(delivery)
+
+    def key_of(self, message: Any, envelope: Envelope) -> Hashable:
+        order_key = self._handler.order_key
+        return order_key(message, envelope) if self._key_with_envelope else order_key(message)
+
+    def do(self, message: Any, envelope: Envelope) -> None:
+        self._handler._process(message, envelope)
+
+    def note_processed(self) -> None:
+        self._handler.processed += 1
+
+    def is_pause(self, error: BaseException) -> bool:
+        return self._handler._is_pause(error)
+
+    def retry_delay_s(self, item: Item, error: BaseException) -> float | None:
+        return self._handler._retry_delay_s(item.parcel.account.tries(item.place), error)
+
+    def bury(self, delivery: Delivery, account: Account) -> bool:
+        return self._handler._bury_delivery(delivery, account.reason, account.tries_in_all, account.last_error)
+
+
+
+def _wants_envelope(method: Callable[..., object]) -> bool:
     """Answer whether a method declares a second parameter."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return sum(each.kind in positional for each in inspect.signature(method).parameters.values()) > 1
@@ -469,7 +606,8 @@ def messagehandler_factory(
         prefetch_bytes=bus.prefetch_bytes, max_body_bytes=bus.max_body_bytes,
         queue_type=bus.queue_type, ttl_s=bus.queue_messages_ttl_s, dead_letter=bus.dead_letter,
         max_redeliveries=bus.max_redeliveries, retry_first_delay_s=bus.retry_first_delay_s,
-        retry_max_delay_s=bus.retry_max_delay_s, retry_time_s=bus.retry_time_s,
+        retry_max_delay_s=bus.retry_max_delay_s, retry_time_s=bus.retry_time_s, workers=bus.workers,
+        time_limit_s=bus.time_limit_s,
     )  # fmt: skip
     client.add_handler(handler)
     return handler

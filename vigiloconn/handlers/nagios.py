@@ -53,6 +53,7 @@ class NagiosCommandHandler(MessageHandler):
     """
 
     name = "nagios commands"
+    max_workers = 1
 
     def __init__(
         self,
