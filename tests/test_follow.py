@@ -265,6 +265,36 @@ def test_what_was_taken_is_given_back_in_place_but_for_the_end_that_tells_which_
     house.stop()
 
 
+def test_what_was_written_since_the_file_was_emptied_is_not_given_back_before_it_is_read(tmp_path: Path) -> None:
+    house = House(tmp_path, reclaim="punch")
+    house.add(*range(2000), size=1000)
+    while house.follower.take():
+        house.crank.provider.cycle()
+    house.follower.reclaimed_bytes = 0
+    house.follower._puncher = reclaim.Puncher()
+    os.truncate(house.path, 0)
+    house.add(*range(2000, 4900), size=1000)
+    house.follower.give_back()
+    assert house.follower.reclaimed_bytes == 0
+    house.turn()
+    assert house.numbers() == list(range(4900))
+    assert house.follower.reclaimed_bytes >= 2900 * 1000 - (64 << 10) - (1 << 20)
+    house.stop()
+
+
+def test_a_file_that_was_emptied_is_given_back_from_its_beginning_again(tmp_path: Path) -> None:
+    house = House(tmp_path, reclaim="punch")
+    for start in (0, 3000):
+        house.follower.reclaimed_bytes = 0
+        house.add(*range(start, start + 3000), size=1000)
+        house.turn()
+        assert house.follower.reclaimed_bytes >= 3000 * 1000 - (64 << 10) - (1 << 20)
+        os.truncate(house.path, 0)
+        house.turn()
+    assert house.numbers() == list(range(6000))
+    house.stop()
+
+
 def test_a_renamed_file_is_not_given_back_in_place_since_that_counts_as_writing(tmp_path: Path) -> None:
     house = House(tmp_path, reclaim="punch")
     house.add(*range(3000), size=1000)

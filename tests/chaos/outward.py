@@ -7,6 +7,7 @@ import time
 from tests.chaos import judge
 from tests.chaos.consumer import Collector, Delivery
 from tests.chaos.figures import total_figures
+from tests.chaos.filewriter import FileWriter
 from tests.chaos.judge import Evidence, Span, Verdict
 from tests.chaos.lines import KINDS
 from tests.chaos.outside import OutsideWriter
@@ -32,15 +33,15 @@ class LinesFlow:
         self._drops_unwanted = plan.shape.connector.get("when_unroutable") == "drop"
         self._account = Account()
         self._arrivals = Arrivals()
-        self._writers: list[ObligedWriter] = []
+        self._writers: list[ObligedWriter | FileWriter] = []
         self._collector: Collector | None = None
 
     def begin(self, stage: Stage) -> None:
         self._stage = stage
         stage.declare()
         # Its messages count as accepted when they are taken in, which the judge of times to live can't know.
-        kinds = [kind for kind in KINDS if kind not in self._plan.ttl_s]
-        stage.outside = OutsideWriter(stage.connector.journal_path, self._account, kinds, self._plan.seed)
+        self._untimed = [kind for kind in KINDS if kind not in self._plan.ttl_s]
+        stage.outside = OutsideWriter(stage.connector.journal_path, self._account, self._untimed, self._plan.seed)
         queues = [*EXCHANGES, STATUS, EXPIRED]
         self._collector = Collector(stage.cluster.nodes, stage.vhost, queues, self._arrivals.take)
 
@@ -48,6 +49,9 @@ class LinesFlow:
         wait_until(self._is_listening, _START_S, "the connector listens")
         path = self._stage.connector.socket_path
         self._writers = [ObligedWriter(plan, path, self._account) for plan in self._plan.writers]
+        if self._plan.shape.reclaims and self._untimed:
+            file = FileWriter(self._stage.followed_path, self._untimed, self._account, self._plan.seed)
+            self._writers.append(file)
 
     def wait_back(self, lag: Lag) -> tuple[float, str]:
         backlog = max(0, len(self._account.written) - len(self._arrivals))
@@ -57,6 +61,8 @@ class LinesFlow:
         wrong = []
         if any([not writer.finish(_DRAIN_S) for writer in self._writers]):  # noqa: C419 - each has to finish
             wrong.append(f"a writer waited for its last answer for more than {_DRAIN_S:g} s")
+        if any(isinstance(writer, FileWriter) for writer in self._writers):
+            wait_until(self._stage.is_file_taken, _DRAIN_S, "the followed file is read to its end", 0.1)
         try:
             wait_until(lambda: self._stage.waiting_rows() == 0, _DRAIN_S, "no message waits in the journal", 0.1)
         except AssertionError:

@@ -106,7 +106,10 @@ def draw_plan(
         channels=chance.choice((1, 2, 3)) if chance.random() < 0.2 else None,
         has_other_way=chance.random() < 0.25,
     )
-    return Plan(seed, shape, direction, played, _draw_writers(chance, bus["window"]), ttl_s)
+    writers = _draw_writers(chance, bus["window"])
+    # Last, so that what is drawn before stays what it was.
+    reclaims = chance.choice(("", "keep", "remove", "punch"))
+    return Plan(seed, replace(shape, reclaims=reclaims), direction, played, writers, ttl_s)
 
 
 def _draw_cluster_plan(chance: random.Random, seed: int) -> Plan:

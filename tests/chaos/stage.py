@@ -3,6 +3,7 @@ and take it down, not what happens on it."""
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -57,6 +58,8 @@ class Shape:
     """How many channels the broker allows the connector."""
     has_other_way: bool = False
     """Whether the settings name the broker twice: the faults of the way strike the first address only."""
+    reclaims: str = ""
+    """Where a file is followed, what becomes of what was taken of it."""
 
 
 class Stage:
@@ -105,6 +108,11 @@ class Stage:
         if shape.disk_mb is not None:
             self.disk = stack.enter_context(SmallDisk(self.directory / "disk", shape.disk_mb))
             place = self.disk.path
+        # Not on the small disk: the writer is to be hindered by nothing.
+        self.followed_path = self.directory / "followed"
+        nagios = {**shape.nagios}
+        if shape.reclaims:
+            nagios.update(follow=self.followed_path, follow_reclaim=shape.reclaims)
         self.controls = Controls(self.directory / "controls")
         self.controls.disarm()
         login = {"hosts": hosts, "user": self.user, "password": self.password, "vhost": self.vhost}
@@ -113,7 +121,7 @@ class Stage:
             connector={
                 "backup_file": place / "backup.sqlite", "status_period": 1, "hostname": "chaos", **shape.connector,
             },
-            nagios=shape.nagios, publications=shape.publications, program="tests.chaos.wrapped",
+            nagios=nagios, publications=shape.publications, program="tests.chaos.wrapped",
             environment={"VIGILOCONN_CHAOS": str(self.directory / "controls")}, cwd=self.directory,
         )
         stack.callback(self.connector.close)
@@ -162,6 +170,17 @@ class Stage:
     def waiting_rows(self) -> int:
         """Return how many messages the journal still has to deliver, the held ones included."""
         return sum(self._query(f"SELECT count(*) FROM {table}")[0][0] for table in ("tobus", "vigiloconn_held"))
+
+    def is_file_taken(self) -> bool:
+        """Answer whether all that was written to the followed file is in the journal, or was."""
+        kept = self._query("SELECT text FROM vigiloconn_kept WHERE name LIKE 'follow:%'")
+        if not kept:
+            return False
+        mark = json.loads(kept[0][0])
+        files = {path.stat().st_ino: path for path in self.directory.glob(f"{self.followed_path.name}*")}
+        newest = max(files.values(), key=lambda path: path.stat().st_mtime_ns)
+        is_last = files.get(mark["inode"]) in (newest, self.followed_path)
+        return is_last and mark["position"] == files[mark["inode"]].stat().st_size
 
     def parked(self) -> list[Parked]:
         """Return what is parked."""

@@ -90,7 +90,7 @@ class FileFollower(Handler):
         self._is_at_end = False
         self._behind_since_s: float | None = None
         self._missing_since_s: float | None = None
-        self._puncher: Puncher | None = None
+        self._puncher = Puncher()
         self._to_remove: deque[Done] = deque()
         self._reclaim_trouble = ""
         self._turns = Turns()
@@ -326,12 +326,9 @@ class FileFollower(Handler):
             log.warning("%s: what was taken stays there", exc)
 
     def _punch(self, accepted: Mark) -> None:
-        if self._puncher is None or self._puncher.id != accepted.id:
-            self._puncher = Puncher(accepted.id, 0)
-        end = self._puncher.due(accepted.position)
         # Only under its own name: it counts as writing, and the order of renamed files is that of the last writing.
-        if end and self._provider.is_synced():
-            self.reclaimed_bytes += self._puncher.punch(os.path.realpath(self.path), end)
+        if self._puncher.is_due(accepted) and self._provider.is_synced():
+            self.reclaimed_bytes += self._puncher.punch(os.path.realpath(self.path), accepted)
 
 
 def filefollowers_factory(settings: Settings, provider: BackupProvider) -> list[FileFollower]:

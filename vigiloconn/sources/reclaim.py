@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from vigiloconn.sources import rotated
-from vigiloconn.sources.identity import FileId
+from vigiloconn.sources.identity import FileId, Mark, has_before
 
 #: What stays before the position: it tells which file it is.
 _KEPT_BYTES = 64 << 10
@@ -29,19 +29,20 @@ class CantReclaim(Exception):
 class Puncher:
     """Gives back the beginning of one file while somebody appends to it. Its size stays, its blocks go."""
 
-    def __init__(self, identity: FileId, start: int) -> None:
-        self.id = identity
-        self.upto = start
-        """All before it is given back, or was never there."""
+    def __init__(self) -> None:
+        self._id = FileId(0, 0)
+        self._upto = 0
 
-    def due(self, position: int) -> int:
-        """Return up to where it is time to give back when all before `position` is safe, 0 when it is not."""
-        end = min(position - _KEPT_BYTES, self.upto + _MOST_BYTES)
-        return end if end - self.upto >= _STEP_BYTES else 0
+    def is_due(self, safe: Mark) -> bool:
+        """Answer whether it is time to give back what is before a mark, which is safe."""
+        if safe.id != self._id or safe.position < self._upto:
+            # Another file, or one that was emptied.
+            self._id, self._upto = safe.id, 0
+        return safe.position - _KEPT_BYTES - self._upto >= _STEP_BYTES
 
-    def punch(self, path: str, end: int) -> int:
-        """Give back whole blocks up to `end`; return how many bytes that were; 0 where `path` is another file now.
-        Raises `CantReclaim`."""
+    def punch(self, path: str, safe: Mark) -> int:
+        """Give back whole blocks; return how many bytes that were, 0 where it is another file by now. Raises
+        `CantReclaim`."""
         try:
             # The kernel wants it open for writing, though nothing is written.
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -51,13 +52,15 @@ class Puncher:
             raise CantReclaim(f"{path}: can't be opened for writing: {exc.strerror}") from exc
         try:
             status = os.fstat(fd)
-            if FileId(status.st_dev, status.st_ino) != self.id:
+            # The same one may have been emptied, and what it has now be unread.
+            if FileId(status.st_dev, status.st_ino) != safe.id or not has_before(fd, safe):
                 return 0
+            end = min(safe.position - _KEPT_BYTES, self._upto + _MOST_BYTES)
             end -= end % status.st_blksize
-            _punch(fd, self.upto, end - self.upto, path)
+            _punch(fd, self._upto, end - self._upto, path)
         finally:
             os.close(fd)
-        given, self.upto = end - self.upto, end
+        given, self._upto = end - self._upto, end
         return given
 
 
