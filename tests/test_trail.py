@@ -116,6 +116,16 @@ def test_lines_are_read_as_they_come_and_a_file_that_is_not_there_is_waited_for(
     assert writer.write(2) == walk.go()
 
 
+def test_a_file_that_is_renamed_before_it_was_ever_seen_is_read_all_the_same(path: Path, writer: Writer) -> None:
+    writer.write(1, path.with_name("perf.9"))  # from before
+    walk = Walk(path)
+    assert walk.go() == []
+    numbers = writer.write(1)
+    renamed(path)
+    numbers += writer.write(1)
+    assert walk.go() == numbers
+
+
 def test_a_renamed_file_is_read_to_its_end_before_its_successor(path: Path, writer: Writer) -> None:
     walk = Walk(path)
     first = writer.write(2)

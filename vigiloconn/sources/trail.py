@@ -69,6 +69,7 @@ class Trail:
         self._boot_id = boot_id
         self._clock = clock
         self._mark: Mark | None = None
+        self._before: set[FileId] | None = None
         self._began_ns = 0
         self._second_look_s: float | None = None
         self._listing_log = RateLimitedLog(log, logging.ERROR, period_s=600.0, clock=clock)
@@ -93,7 +94,7 @@ class Trail:
         try:
             # Each time: a link may lead to another file today.
             self._name = os.path.realpath(self.path)
-            is_open = self._open_first([]) if self._mark is None else self._resume(self._mark)
+            is_open = self._begin_first() if self._mark is None else self._resume(self._mark)
         except OSError as exc:
             self._note(_what_to_do(exc, self.path))
             return False
@@ -197,6 +198,13 @@ class Trail:
         """Begin the oldest of renamed files or, where there is none, the one that bears the name."""
         first = files[0] if files else rotated.look_at(self._name)
         return first is not None and self._open(first)
+
+    def _begin_first(self) -> bool:
+        """Begin a path that was never read: with its file, or with what was renamed since that was first waited for."""
+        renamed = self._renamed()
+        if self._before is None:
+            self._before = {each.id for each in renamed}
+        return self._open_first(self._readable([each for each in renamed if each.id not in self._before], 0))
 
     def _resume(self, mark: Mark) -> bool:
         """Open the file that a mark is of, or what comes after it."""
