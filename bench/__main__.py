@@ -18,6 +18,7 @@ machine; the ratios are what to look at.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -44,6 +45,8 @@ def main() -> int:
     if unknown:
         print(f"SECTION: expected {', '.join(known)}, got {', '.join(sorted(unknown))}", file=sys.stderr)
         return 2
+    # An end by SIGTERM cleans up as one by Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     report = Report(lambda text: print(text, flush=True))
     failed = _measure(wanted, report, options["--quick"], Path(options["--json"]) if options["--json"] else None)
     if options["--svg"]:

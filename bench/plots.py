@@ -1,4 +1,4 @@
-"""Small SVG plots of figures: horizontal bars on a logarithmic scale. Knows names and numbers; no library.
+"""Small SVG plots of figures: horizontal bars from zero. Knows names and numbers; no library.
 
 Colours are middle tones and text has the reader's own colour scheme, so that a plot can be read in dark and in light.
 """
@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from math import log10
 from pathlib import Path
 from typing import Any
 
 from bench.report import shown
 
-_WIDTH, _NAMES, _ROW, _TOP, _BAR = 720, 250, 24, 46, 14
+_WIDTH, _NAMES, _ROW, _TOP, _BAR = 720, 270, 24, 46, 14
 _RIGHT = 90
 _OURS, _OTHERS = "#e07a1f", "#5b8db8"
 _STYLE = (
@@ -34,12 +33,10 @@ class Plot:
 
 
 PLOTS = (
-    Plot("cpu-100.svg", "peers", "CPU at 100/s, ", "CPU a line at 100 lines/s, us (logarithmic)"),
-    Plot("cpu-1000.svg", "peers", "CPU at 1,000/s, ", "CPU a line at 1,000 lines/s, us (logarithmic)"),
-    Plot(
-        "p99-1000.svg", "peers", "p99 at 1,000/s, ", "99 % of lines arrive within, at 1,000 lines/s, ms (logarithmic)"
-    ),
-    Plot("full-speed.svg", "peers", "rate at full speed, ", "Full speed with one writer, lines/s (logarithmic)"),
+    Plot("cpu-100.svg", "peers", "CPU at 100/s, ", "CPU a line at 100 lines/s, us"),
+    Plot("cpu-1000.svg", "peers", "CPU at 1,000/s, ", "CPU a line at 1,000 lines/s, us"),
+    Plot("p99-1000.svg", "peers", "p99 at 1,000/s, ", "99 % of lines arrive within, at 1,000 lines/s, ms"),
+    Plot("full-speed.svg", "peers", "rate at full speed, ", "Full speed with one writer, lines/s"),
 )
 
 
@@ -61,9 +58,8 @@ def write_plots(sections: dict[str, dict[str, Any]], directory: Path) -> list[Pa
 
 
 def render(title: str, figures: Sequence[tuple[str, float]]) -> str:
-    """Return the SVG. The shortest bar still has a tenth of the longest one's decades to show."""
-    low = log10(min(value for _, value in figures)) - 0.3
-    decades = log10(max(value for _, value in figures)) - low
+    """Return the SVG."""
+    longest = max(value for _, value in figures)
     height = _TOP + _ROW * len(figures)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}">',
@@ -71,7 +67,7 @@ def render(title: str, figures: Sequence[tuple[str, float]]) -> str:
     ]
     for row, (name, value) in enumerate(figures):
         y = _TOP + row * _ROW
-        length = (log10(value) - low) / decades * (_WIDTH - _NAMES - _RIGHT)
+        length = value / longest * (_WIDTH - _NAMES - _RIGHT)
         colour = _OURS if name.startswith("connector") else _OTHERS
         parts.append(
             f'<text x="{_NAMES - 8}" y="{y + 11}" text-anchor="end">{escape(name)}</text>'

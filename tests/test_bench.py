@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import document, plots
-from bench.lines import Shape
+from bench.lines import WARM_WRITER, Shape
 from bench.receiver import Tally
 from bench.report import Report
 from vigiloconn.serialize import parse_chunk
@@ -40,6 +40,12 @@ def test_a_line_that_is_lost_repeated_or_out_of_order_is_a_fault(numbers: list[i
     for number in numbers:
         tally.note(Shape().maker()(1, number, 0), 0)
     assert tally.faults
+
+
+def test_lines_that_warm_up_are_not_measured() -> None:
+    tally = Tally()
+    tally.note(Shape().maker()(WARM_WRITER, 0, 5), 9)
+    assert (tally.warm, tally.lines, tally.delays_ms, tally.faults) == (1, 0, [], [])
 
 
 def test_a_target_is_held_against_the_median_and_a_miss_is_remembered() -> None:
