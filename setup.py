@@ -36,7 +36,7 @@ setup(
             "trustme>=1.2,<2",
         ],
         # What `make bench-peers` compares with.
-        "bench": ["pika>=1.3,<2", "aio-pika>=9,<11"],
+        "bench": ["pika>=1.4,<1.5", "aio-pika>=10.2,<11"],
         "lint": [
             "ruff>=0.17,<0.18",
             "mypy>=2.4,<3",

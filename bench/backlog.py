@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from statistics import median
@@ -9,7 +10,7 @@ from statistics import median
 from bench.driver import Driver, Load
 from bench.procfs import usage
 from bench.support import QUEUE, connector, fresh_queue, open_bus, wait_depth
-from bench.trial import Bench
+from bench.trial import QUEUE_WITH_CONSUMER, Bench, receiver
 from tests.support.connector import ConnectorProcess
 
 _WRITERS = 3
@@ -87,22 +88,27 @@ def _drain(bench: Bench, directory: Path, name: str, wanted: int) -> None:
 
 
 def _measure_stall(bench: Bench) -> None:
-    """Three greedy writers and a queue; a monitor in the process notes what kept the loop for longest."""
+    """Three greedy writers and a consumer; a monitor in the process notes what kept the loop for longest."""
     directory = bench.names.fresh()
     directory.mkdir()
     stall_file = directory / "stall"
-    lines = bench.lines(150_000) // _WRITERS * _WRITERS
+    load = Load(bench.lines(150_000) // _WRITERS * _WRITERS, writers=_WRITERS, sync=True)
     with open_bus(bench.node) as bus:
         fresh_queue(bus)
-        process = connector(
-            bench.node, directory, name="bench.observed:build", environment={"STALL_FILE": str(stall_file)}
-        )
-        with process, Driver(process.socket_path, Load(lines, writers=_WRITERS, sync=True)) as driver:
-            driver.wait_warm()
-            wait_depth(bus, 1, time.monotonic())
-            driver.go()
-            driver.result()
-            wait_depth(bus, lines, time.monotonic())
-            time.sleep(0.5)
-            stall_ms = float(stall_file.read_text())
+    process = connector(bench.node, directory, name="bench.observed:build", environment={"STALL_FILE": str(stall_file)})
+    with (
+        process,
+        receiver(bench, load, QUEUE_WITH_CONSUMER) as consumer,
+        Driver(process.socket_path, load) as driver,
+    ):
+        driver.wait_warm()
+        consumer.wait_warm()
+        # The monitor begins anew: a start is not what is asked about.
+        process.process.send_signal(signal.SIGHUP)
+        driver.go()
+        driver.result()
+        consumer.result(load.lines)
+        time.sleep(0.5)
+        stall_ms, cpu_ms = map(float, stall_file.read_text().split())
     bench.report.figure("longest stall of the loop, 3 greedy writers", stall_ms, "ms", at_most=25)
+    bench.report.figure("CPU of the loop's thread in one such stretch, at most", cpu_ms, "ms")

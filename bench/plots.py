@@ -33,6 +33,7 @@ class Plot:
 
 
 PLOTS = (
+    Plot("rates.svg", "rates", "CPU at ", "CPU a line by rate, us"),
     Plot("cpu-100.svg", "peers", "CPU at 100/s, ", "CPU a line at 100 lines/s, us"),
     Plot("cpu-1000.svg", "peers", "CPU at 1,000/s, ", "CPU a line at 1,000 lines/s, us"),
     Plot("p99-1000.svg", "peers", "p99 at 1,000/s, ", "99 % of lines arrive within, at 1,000 lines/s, ms"),
@@ -68,7 +69,7 @@ def render(title: str, figures: Sequence[tuple[str, float]]) -> str:
     for row, (name, value) in enumerate(figures):
         y = _TOP + row * _ROW
         length = value / longest * (_WIDTH - _NAMES - _RIGHT)
-        colour = _OURS if name.startswith("connector") else _OTHERS
+        colour = _OURS if "connector" in name else _OTHERS
         parts.append(
             f'<text x="{_NAMES - 8}" y="{y + 11}" text-anchor="end">{escape(name)}</text>'
             f'<rect x="{_NAMES}" y="{y}" width="{length:.0f}" height="{_BAR}" rx="2" fill="{colour}"/>'
