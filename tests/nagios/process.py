@@ -79,6 +79,12 @@ class NagiosProcess:
         self._write_files(objects)
         self._write_main(socket_path, feed_path, main)
 
+    @property
+    def pid(self) -> int:
+        """The process that runs, or ran last. Raises `AssertionError` before the first start."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self, timeout_s: float = 30.0) -> None:
         """Start, again after `stop` or `kill` too, and wait until a new status file is there and the pipe is read."""
         self.status_path.unlink(missing_ok=True)
