@@ -33,7 +33,11 @@ _MOST_BY_COMMAND = 100
 #: Of CPU a result, Nagios and its children beside none.
 _MOST_MS_MORE = 0.15
 #: A plugin that costs as little as one can, with one metric.
-_PLUGIN = "define command {\n    command_name    cheap\n    command_line    /bin/echo 'OK - fine|time=0.012s\\;1\\;2\\;0\\;10'\n}\n"
+_PLUGIN = r"""define command {
+    command_name    cheap
+    command_line    /bin/echo 'OK - fine|time=0.012s\;1\;2\;0\;10'
+}
+"""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench import backlog, batches, command, factors, fullspeed, handler, idle, peers, rates
+from bench import backlog, batches, command, factors, fullspeed, handler, idle, nagios, peers, rates
 from bench.trial import Bench
 
 Section = Callable[[Bench], None]
@@ -18,6 +18,7 @@ SECTIONS: dict[str, Section] = {
     "factors": factors.measure,
     "command": command.measure,
     "handler": handler.measure,
+    "nagios": nagios.measure,
     "backlog": backlog.measure,
 }
 #: Need programs and packages of other people: `make bench-peers` installs them. Not among those that run by default.
