@@ -69,7 +69,7 @@ class Inquiry:
             found.extend(_checked(*told) for told in part.problems())
 
         failed = self._note_failure(part, "problems", failure_of(ask))
-        return found + failed + self._mute.get((part, "stats"), [])
+        return [*found, *failed, *self._mute.get((part, "stats"), []), *self._mute.get((part, "details"), [])]
 
     def _note_failure(self, part: Handler, what: str, failed: BaseException | None) -> list[Problem]:
         if failed is None:

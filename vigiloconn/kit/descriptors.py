@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 
-#: Kept free for what must always work: connections to brokers, the journal and its companions, state and log files.
-RESERVE = 32
+#: Kept free for what must always work: connections to brokers, the journal and its companions, state and log files, and
+#: those that ask how it goes (twice 16).
+RESERVE = 64
 
 
 def limit() -> int:
