@@ -91,7 +91,7 @@ def test_a_broken_file_keeps_what_was_in_force_and_says_so(
     replace(path, broken)
     until(file.problems, "the problem is seen")
     assert file.data == {"a": 1}
-    [(_, level, text)] = file.problems()
+    [(_, level, text, _)] = file.problems()
     assert level == 1
     assert str(path) in text
     assert "stays in force" in text
@@ -185,7 +185,7 @@ def test_without_a_readable_file_every_host_passes_with_a_warning(run: Run) -> N
     hosts.reload()
     gevent.sleep(0.05)
     assert hosts.has_host("anything")
-    [(_, level, text)] = hosts.problems()
+    [(_, level, text, _)] = hosts.problems()
     assert level == 1
     assert "all hosts pass" in text
 

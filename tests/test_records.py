@@ -15,7 +15,7 @@ from vigiloconn.serialize import parse_chunk
 SERVICE = {
     "DATATYPE": "SERVICEPERFDATA", "TIMET": "1165939739", "HOSTNAME": "h", "HOSTADDRESS": "192.0.2.7",
     "SERVICEDESC": "S 1", "SERVICESTATEID": "0", "SERVICESTATE": "OK", "SERVICESTATETYPE": "HARD",
-    "SERVICEATTEMPT": "1", "SERVICEISVOLATILE": "0",
+    "SERVICEATTEMPT": "1", "SERVICEISVOLATILE": "0", "LASTSERVICESTATEID": "0",
     "LASTSERVICESTATECHANGE": "1165930000", "LASTSERVICECHECK": "1165939738",
     "SERVICEOUTPUT": "fine", "SERVICEPERFDATA": "", "END": "1",
 }  # fmt: skip
@@ -145,30 +145,32 @@ def test_metrics_without_a_number_are_counted_and_the_rest_of_the_record_is_take
 
 
 @pytest.mark.parametrize(
-    ("code", "state_type", "changed_at", "is_event"),
+    ("before", "code", "state_type", "changed_at", "is_event"),
     [
-        ("2", "SOFT", "1", True), ("2", "SOFT", "1165939738", True), ("2", "HARD", "1165939738", True),
-        ("0", "HARD", "1165939738", True), ("2", "HARD", "1165930000", False), ("0", "HARD", "0", False),
+        ("2", "2", "SOFT", "1", True), ("0", "2", "SOFT", "1165939738", True), ("2", "2", "HARD", "1165939738", True),
+        ("2", "2", "HARD", "1165930000", False), ("2", "0", "HARD", "1165939738", True), ("0", "0", "HARD", "0", False),
+        ("0", "0", "HARD", "1165939738", False),
     ],
 )
 def test_a_service_has_an_event_when_it_is_soft_or_changed_at_this_check(
-    code: str, state_type: str, changed_at: str, is_event: bool
+    before: str, code: str, state_type: str, changed_at: str, is_event: bool
 ) -> None:
-    parsed = parse(service(SERVICESTATEID=code, SERVICESTATETYPE=state_type, LASTSERVICESTATECHANGE=changed_at))
+    line = service(
+        LASTSERVICESTATEID=before, SERVICESTATEID=code, SERVICESTATETYPE=state_type, LASTSERVICESTATECHANGE=changed_at
+    )
+    parsed = parse(line)
     assert kinds(parsed) == ["event", "state"] if is_event else ["state"]
-
-
-def test_second_result_of_a_new_service_is_no_event_though_nagios_sets_the_time_of_the_change() -> None:
-    reader = RecordReader({})
-    first, second = service(LASTSERVICESTATECHANGE="0"), service(LASTSERVICESTATECHANGE="1165939738")
-    assert kinds(parse(first, second, second, reader=reader)) == ["state", "state", "state"]
 
 
 def test_each_problem_of_a_volatile_service_is_an_event() -> None:
     reader = RecordReader({})
-    steps = [service(SERVICEISVOLATILE="1", SERVICESTATEID=code) for code in "022101"]
+    codes = "022101"
+    steps = [
+        service(SERVICEISVOLATILE="1", SERVICESTATEID=code, LASTSERVICESTATEID=before)
+        for before, code in zip("0" + codes, codes, strict=False)
+    ]
     assert [kinds(parse(step, reader=reader))[0] for step in steps] == [
-        "state", "event", "event", "event", "state", "event",
+        "state", "event", "event", "event", "event", "event",
     ]  # fmt: skip
 
 
@@ -176,7 +178,7 @@ def test_a_second_result_within_the_second_of_a_change_is_no_event() -> None:
     reader = RecordReader({})
     line = service(SERVICESTATEID="2", LASTSERVICESTATECHANGE="1165939738")
     assert kinds(parse(line, line, reader=reader)) == ["event", "state", "state"]
-    back = service(LASTSERVICESTATECHANGE="1165939738")
+    back = service(LASTSERVICESTATECHANGE="1165939738", LASTSERVICESTATEID="2")
     soft = service(SERVICESTATEID="2", SERVICESTATETYPE="SOFT", LASTSERVICESTATECHANGE="1165939738")
     for each in (back, line, back, soft, line, back, soft, back):
         assert kinds(parse(each, reader=reader)) == ["event", "state"]
@@ -217,8 +219,9 @@ def test_plain_records_give_performance_data_and_that_is_said_once(caplog: pytes
         ("h", "a", "1"), ("h", "b", "2"), ("h", "a", "1"), ("h", "b", "2"),
     ]  # fmt: skip
     assert [each.message for each in caplog.records] == [
-        "records without HOSTADDRESS, LASTSERVICECHECK, LASTSERVICESTATECHANGE, SERVICEATTEMPT, SERVICEISVOLATILE,"
-        " SERVICESTATE, SERVICESTATEID, SERVICESTATETYPE: they give performance data only, no states and no events"
+        "records without HOSTADDRESS, LASTSERVICECHECK, LASTSERVICESTATECHANGE, LASTSERVICESTATEID, SERVICEATTEMPT,"
+        " SERVICEISVOLATILE, SERVICESTATE, SERVICESTATEID, SERVICESTATETYPE: they give performance data only, no states"
+        " and no events"
     ]
 
 
@@ -228,8 +231,8 @@ def test_plain_host_record_gives_performance_data() -> None:
 
 
 def test_keys_may_stand_in_another_order_with_others_among_them() -> None:
-    first, *keys = list(SERVICE)[:12]
-    moved = {name: SERVICE.get(name, "x") for name in [first, *reversed(keys), "CHECKCOMMAND", *list(SERVICE)[12:]]}
+    first, *keys = list(SERVICE)[:13]
+    moved = {name: SERVICE.get(name, "x") for name in [first, *reversed(keys), "CHECKCOMMAND", *list(SERVICE)[13:]]}
     assert parse(record(moved)).items == parse(service()).items
 
 

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 HOST_PREFIX = "host:"
 #: OK, UP.
 _GOOD = "0"
-#: The time of the last change while there was none.
-_NEVER = "0"
 
 
 class Changes:
     """Tells events from repeated results.
 
-    A soft problem always is one, and so is each problem of a volatile service. Of a hard state Nagios says when it last
-    changed: an event when that was at this very check. A host's soft state that becomes hard does not set that time
-    before Nagios 4.5, so what each host was last is kept: `known` has it from before the start.
+    A soft problem always is one, and so is each problem of a volatile service. Of a hard one Nagios says when the state
+    last changed: an event when that was at this very check. That a service is well again is told by its code before. A
+    host's soft state that becomes hard does not set that time before Nagios 4.5, so what each host was last is kept:
+    `known` has it from before the start.
     """
 
     def __init__(self, known: Mapping[str, str]) -> None:
@@ -26,17 +25,20 @@ class Changes:
         self._changed: dict[str, str] = {}
 
     def is_service_event(
-        self, host: str, service: str, code: str, state_type: str, is_volatile: bool, changed_at: str, checked_at: str
+        self, host: str, service: str, code: str, state_type: str, is_volatile: bool, code_before: str,
+        changed_at: str, checked_at: str,
     ) -> bool:
         """Answer whether this result of a service is an event."""
         is_new = changed_at == checked_at
-        if is_new or changed_at == _NEVER:
+        if is_new:
+            # Times are whole seconds: a second result within the one of the change would look like another change.
             before = self._services.get((host, service))
             self._services[host, service] = now = (code, state_type, changed_at)
-            # Times are whole seconds: a second result within the one of the change would look like another change. And
-            # the second result of a new service that is well sets the time, though nothing changed.
-            is_new = is_new and before not in (now, (code, state_type, _NEVER))
-        return is_new or state_type != "HARD" or (is_volatile and code != _GOOD)
+            is_new = before != now
+        if code == _GOOD:
+            # The second result of a new service sets the time, though nothing changed.
+            return code_before != _GOOD
+        return is_new or state_type != "HARD" or is_volatile
 
     def is_host_event(self, host: str, code: str, state_type: str, changed_at: str, checked_at: str) -> bool:
         """Answer whether this result of a host is an event."""

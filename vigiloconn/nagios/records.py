@@ -73,10 +73,11 @@ class _Kind(NamedTuple):
     """A whole record as our own template writes it, which is nearly every line: its groups are a result."""
 
 
-def _kind(object_: str, service: str, is_volatile: str) -> _Kind:
+def _kind(object_: str, *of_services: str) -> _Kind:
+    service, is_volatile, code_before = of_services
     keys = (
         _TIME, _HOST, _ADDRESS, service, f"{object_}STATEID", f"{object_}STATE", f"{object_}STATETYPE",
-        f"{object_}ATTEMPT", is_volatile, f"LAST{object_}STATECHANGE", f"LAST{object_}CHECK",
+        f"{object_}ATTEMPT", is_volatile, code_before, f"LAST{object_}STATECHANGE", f"LAST{object_}CHECK",
     )
     output, perf = f"{object_}OUTPUT", f"{object_}PERFDATA"
     head = "".join([rf"\t{key}::([^\t]*)" if key else "()" for key in keys])
@@ -84,7 +85,9 @@ def _kind(object_: str, service: str, is_volatile: str) -> _Kind:
     return _Kind(keys, output, perf, layout)
 
 
-_KINDS = {kind.perf: kind for kind in (_kind("SERVICE", _SERVICE, "SERVICEISVOLATILE"), _kind("HOST", "", ""))}
+_KINDS = {kind.perf: kind for kind in (
+    _kind("SERVICE", _SERVICE, "SERVICEISVOLATILE", "LASTSERVICESTATEID"), _kind("HOST", "", "", ""),
+)}
 _SERVICE_LAYOUT, _HOST_LAYOUT = [kind.layout.fullmatch for kind in _KINDS.values()]
 #: What a plugin wrote; nothing behind it is Nagios' own word.
 _TEXT_FIELD = re.compile(r"\t([A-Z]*(?:OUTPUT|PERFDATA))::")
@@ -137,13 +140,13 @@ class RecordReader:
 
     def _take_result(self, *result: str) -> None:
         """Take what Nagios says of one check: the values of `_Kind.keys`, output and performance data."""
-        timestamp, host, ip, service, code, state, state_type, attempt, volatile, *times, output, data = result
+        timestamp, host, ip, service, code, state, state_type, attempt, volatile, *before, output, data = result
         output = output.rstrip(_BLANKS).replace("\r", " ")
         if not service:
-            if self._changes.is_host_event(host, code, state_type, *times):
+            if self._changes.is_host_event(host, code, state_type, *before[1:]):
                 event = {"type": "event", "timestamp": timestamp, "host": host, "state": state, "message": output}
                 self._items.append((_EVENT_KEY, _encode(event)))
-        elif self._changes.is_service_event(host, service, code, state_type, volatile != "0", *times):
+        elif self._changes.is_service_event(host, service, code, state_type, volatile != "0", *before):
             event = {
                 "type": "event", "timestamp": timestamp, "host": host, "service": service, "state": state,
                 "message": output,
