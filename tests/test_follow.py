@@ -20,7 +20,7 @@ from vigiloconn.handlers.follow import FileFollower, filefollowers_factory
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import Transaction
 from vigiloconn.options import parse_settings
-from vigiloconn.sources import reclaim
+from vigiloconn.sources import pieces, reclaim
 from vigiloconn.sources.identity import Mark, parse_mark
 from vigiloconn.supervisor import Supervisor
 
@@ -410,6 +410,24 @@ def test_a_file_that_was_compressed_too_soon_is_a_problem_until_it_is_taken_away
     [problem] = house.follower.problems()
     assert (problem.name, str(compressed) in problem.text) == ("follow-compressed", True)
     compressed.unlink()
+    assert (house.follower.problems(), house.numbers()) == ([], [1, 2])
+
+
+def test_a_file_that_can_not_be_read_on_is_tried_again_from_where_it_was(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    house.add(1)
+    house.turn()
+    house.add(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(pieces.os, "pread", fail)
+        assert not house.follower.take()
+    [problem] = house.follower.problems()
+    assert "can't be read: Input/output error; tried again" in problem.text
+    house.turn()
     assert (house.follower.problems(), house.numbers()) == ([], [1, 2])
 
 

@@ -97,6 +97,7 @@ class FileFollower(Handler):
         self._wake = Event()
         self._stopping = Event()
         self._putting: greenlet | None = None
+        self._unread_log = RateLimitedLog(log, logging.ERROR, period_s=60.0)
         self._malformed_log = RateLimitedLog(log)
         self._too_long_log = RateLimitedLog(log)
 
@@ -138,7 +139,6 @@ class FileFollower(Handler):
         finally:
             watcher.stop()
             watcher.close()
-            self._putting = None
 
     def stop_service(self) -> None:
         """Take no more. What is in the file waits there for the next start."""
@@ -161,7 +161,7 @@ class FileFollower(Handler):
         except OSError as exc:
             trail = self._trail
             trail.trouble = f"followed file {self.path}: can't be read: {exc.strerror}; tried again"
-            log.error("%s", trail.trouble)
+            self._unread_log("%s", trail.trouble)
             trail.start_over()
         return has_taken
 
@@ -267,10 +267,16 @@ class FileFollower(Handler):
     def _put_batch(self, parsed: Parsed, mark: Mark) -> None:
         kept = {KEPT_PREFIX + self.path: mark.text(), **parsed.changed}
         batch = Batch(parsed.items, parsed.size_bytes, on_accepted=partial(self._take_note, mark), kept=kept)
-        self._putting = gevent.getcurrent()
-        self._provider.put(batch)
-        self._putting = None
+        # Before: it may be accepted before this greenlet comes to run again.
         self._on_its_way += 1
+        self._putting = gevent.getcurrent()
+        try:
+            self._provider.put(batch)
+        except BaseException:
+            self._on_its_way -= 1
+            raise
+        finally:
+            self._putting = None
 
     def _take_note(self, mark: Mark) -> None:
         """A batch is in the journal."""
