@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench import backlog, batches, command, factors, fullspeed, handler, idle, nagios, peers, rates
+from bench import backlog, batches, command, factors, follow, fullspeed, handler, idle, nagios, peers, rates
 from bench.trial import Bench
 
 Section = Callable[[Bench], None]
@@ -20,6 +20,7 @@ SECTIONS: dict[str, Section] = {
     "handler": handler.measure,
     "nagios": nagios.measure,
     "backlog": backlog.measure,
+    "follow": follow.measure,
 }
 #: Need programs and packages of other people: `make bench-peers` installs them. Not among those that run by default.
 WITH_OTHERS: dict[str, Section] = {"peers": peers.measure}

@@ -254,7 +254,8 @@ class FileFollower(Handler):
         reader.advance(piece)
         self._trail.advance()
         self._known.update(parsed.changed)
-        self.lines += len(piece.lines)
+        # Between two records the templates leave an empty line.
+        self.lines += len(piece.lines) - piece.lines.count(b"")
         self._count_bad(piece, parsed)
 
     def _put_mark(self) -> None:
