@@ -1,13 +1,14 @@
 """Measure the connector on a private broker, beside baselines of the same run (python -m bench).
 
 Usage:
-  bench [--quick] [--json FILE] [--svg DIR] [SECTION ...]
+  bench [--quick] [--rounds N] [--json FILE] [--svg DIR] [SECTION ...]
   bench --list
 
 All sections but `peers` run where none is named; `peers` needs what `make bench-peers` installs.
 
 Options:
   --quick      Smaller numbers and one round: some five minutes in all. Ratios are rougher.
+  --rounds N   How often each trial is made [default: 3].
   --json FILE  Write the figures there too; what the file has of sections that do not run now stays.
   --svg DIR    Write plots of FILE's figures, or of this run's, as SVG.
   --list       Name the sections.
@@ -19,6 +20,7 @@ machine; the ratios are what to look at.
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -48,7 +50,9 @@ def main() -> int:
     # An end by SIGTERM cleans up as one by Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     report = Report(lambda text: print(text, flush=True))
-    failed = _measure(wanted, report, options["--quick"], Path(options["--json"]) if options["--json"] else None)
+    rounds = 1 if options["--quick"] else int(options["--rounds"])
+    path = Path(options["--json"]) if options["--json"] else None
+    failed = _measure(wanted, report, path, quick=options["--quick"], rounds=rounds)
     if options["--svg"]:
         write_plots(report.known(), Path(options["--svg"]))
     if report.missed:
@@ -58,14 +62,14 @@ def main() -> int:
     return 1 if report.missed or failed else 0
 
 
-def _measure(wanted: list[str], report: Report, quick: bool, path: Path | None) -> list[str]:
+def _measure(wanted: list[str], report: Report, path: Path | None, *, quick: bool, rounds: int) -> list[str]:
     """Run the sections, each on a node of its own; return the names of those that failed."""
     failed = []
     for name in wanted:
         with RabbitNode() as node, tempfile.TemporaryDirectory(prefix="bench-") as directory:
             try:
-                {**SECTIONS, **WITH_OTHERS}[name](Bench(node, report, Names(Path(directory)), quick))
-            except (AssertionError, OSError) as error:
+                {**SECTIONS, **WITH_OTHERS}[name](Bench(node, report, Names(Path(directory)), quick, rounds))
+            except (AssertionError, OSError, subprocess.SubprocessError) as error:
                 print(f"  FAILED: {error}", flush=True)
                 report.sections.pop(name, None)
                 failed.append(name)

@@ -18,6 +18,7 @@ import amqp
 
 from bench.driver import ROOT, WARM_LINES
 from bench.lines import WARM_WRITER, markers
+from bench.relays.plain import PATIENT
 from tests.support.rabbit import RabbitNode
 
 _PREFETCH = 2000
@@ -87,7 +88,8 @@ def bodies(connection: amqp.Connection, timeout_s: float) -> Iterator[list[bytes
 
 def main(order: dict[str, Any]) -> None:
     """Do what the order says."""
-    connection = amqp.Connection(order["address"], userid=order["user"], password=order["password"])
+    account = {"userid": order["user"], "password": order["password"]}
+    connection = amqp.Connection(order["address"], **account, socket_settings=PATIENT)
     connection.connect()
     channel = connection.channel()
     channel.basic_qos(0, _PREFETCH, False)

@@ -30,10 +30,7 @@ class Bench:
     report: Report
     names: Names
     quick: bool
-
-    @property
-    def rounds(self) -> int:
-        return 1 if self.quick else 3
+    rounds: int = 1
 
     def seconds(self, full: float) -> float:
         """Return how long to measure at a rate: `full`, or two seconds where it has to be quick."""

@@ -7,6 +7,7 @@ their publishes, the wait for the confirms.
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ import amqp
 from bench.relays.lines import LineReader
 
 EXCHANGE, KEY = "event", "event"
+#: The library's own is a second: it would give up a broker that stands back for longer.
+PATIENT = {socket.TCP_USER_TIMEOUT: 120_000}
 
 
 def unconfirmed(channel: amqp.Channel) -> Callable[[Sequence[bytes]], None]:
@@ -66,7 +69,7 @@ def committed(channel: amqp.Channel, path: str) -> Callable[[Sequence[bytes]], N
 
 def main(mode: str, address: str, user: str, password: str, path: str) -> None:
     """Relay until the writer is gone."""
-    connection = amqp.Connection(address, userid=user, password=password)
+    connection = amqp.Connection(address, userid=user, password=password, socket_settings=PATIENT)
     connection.connect()
     # Else the library reads before each publish: a setting that everybody makes who is in a hurry.
     connection.client_properties["capabilities"]["connection.blocked"] = False
