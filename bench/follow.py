@@ -54,17 +54,15 @@ def _measure(bench: Bench, name: str, count: int, state_type: str, changed_at: i
 
 def _records(count: int, state_type: str, changed_at: int) -> Iterator[str]:
     for start in range(0, count, _AT_ONCE):
-        yield "".join(
-            [
-                f"\nDATATYPE::SERVICEPERFDATA\tTIMET::{1_700_000_000 + n // 500}\tHOSTNAME::host{n % 500}"
-                f"\tHOSTADDRESS::192.0.2.{n % 250}\tSERVICEDESC::service {n % 2000}\tSERVICESTATEID::0\tSERVICESTATE::OK"
-                f"\tSERVICESTATETYPE::{state_type}\tSERVICEATTEMPT::1\tSERVICEISVOLATILE::0"
-                f"\tLASTSERVICESTATECHANGE::{changed_at}\tLASTSERVICECHECK::{1_700_000_000 + n // 500}"
-                "\tSERVICEOUTPUT::PING OK - Packet loss = 0%, RTA = 0.80 ms|"
-                f"\tSERVICEPERFDATA::rta={n % 1000}.8ms;100;500;0\tEND::1\n"
-                for n in range(start, min(count, start + _AT_ONCE))
-            ]
-        )
+        yield "".join([
+            f"\nDATATYPE::SERVICEPERFDATA\tTIMET::{1_700_000_000 + n // 500}\tHOSTNAME::host{n % 500}"
+            f"\tHOSTADDRESS::192.0.2.{n % 250}\tSERVICEDESC::service {n % 2000}\tSERVICESTATEID::0\tSERVICESTATE::OK"
+            f"\tSERVICESTATETYPE::{state_type}\tSERVICEATTEMPT::1\tSERVICEISVOLATILE::0"
+            f"\tLASTSERVICESTATECHANGE::{changed_at}\tLASTSERVICECHECK::{1_700_000_000 + n // 500}"
+            "\tSERVICEOUTPUT::PING OK - Packet loss = 0%, RTA = 0.80 ms|"
+            f"\tSERVICEPERFDATA::rta={n % 1000}.8ms;100;500;0\tEND::1\n"
+            for n in range(start, min(count, start + _AT_ONCE))
+        ])
 
 
 def _position(process: ConnectorProcess) -> int:
