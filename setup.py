@@ -26,6 +26,7 @@ setup(
         "docopt-ng>=0.9,<0.10",
         "msgspec>=0.22,<0.23",
         "prometheus_client>=0.26,<0.27",
+        "tqdm>=4.66,<5",
     ],
     extras_require={
         "test": [

@@ -21,6 +21,10 @@ def main(argv: list[str] | None = None) -> int:
         from vigiloconn import configure
 
         return configure.main(arguments[1:])
+    if arguments[:1] == ["journal"]:
+        from vigiloconn.cli import journal
+
+        return journal.main(arguments)
     from gevent import monkey
 
     monkey.patch_all()

@@ -73,6 +73,14 @@ class NotNow(VigiloError):
         self.after_s = after_s
 
 
+class BadMoment(VigiloError):
+    """Raised when what an operator asks for can't be done in this moment. `soon`: in the next it may be."""
+
+    def __init__(self, text: str, soon: bool = False) -> None:
+        super().__init__(text)
+        self.soon = soon
+
+
 class PipeClosed(NotNow):
     """Raised when nobody reads the command pipe. Open it again later."""
 

@@ -6,7 +6,7 @@ Pure bookkeeping: knows how far was read, not how a page is read.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 from vigiloconn.interfaces import Record
@@ -65,6 +65,16 @@ class ReadAhead:
         if len(memory) < max(1, self._capacity // 2) and not self.is_at_end:
             self._is_page_wanted = True
         return taken
+
+    def withdraw(self, is_meant: Callable[[Record], bool]) -> list[int]:
+        """Take out what waits here and is meant; return the ids."""
+        gone = [record.id for record in self._memory if is_meant(record)]
+        if gone:
+            named = set(gone)
+            self._memory = deque(record for record in self._memory if record.id not in named)
+            self._memory_bytes = sum(map(len, map(_BODY, self._memory)))
+            self._is_page_wanted = self._is_page_wanted or not self.is_at_end
+        return gone
 
     def finish(self, ids: Iterable[int]) -> None:
         """What was handed on needs nothing more from the main table."""

@@ -17,6 +17,7 @@ Usage:
   vigilo-connector check CONNECTOR [--config FILE] [--id N]
   vigilo-connector status [CONNECTOR] [--watch | --json | --nagios] [--config FILE] [--id N] [--timeout SECONDS]
   vigilo-connector send [--socket PATH] [--sync] [--timeout SECONDS] [--id N] [FILE]
+  vigilo-connector journal ...
   vigilo-connector bus ...
   vigilo-connector --version
   vigilo-connector --help
@@ -26,6 +27,7 @@ Commands:
          figures to the log.
   check  Check the settings; connect to nothing.
   status Tell how the running connector is: what flows, what waits where and since when, what is wrong, what to do.
+  journal  Look at what waits, is held or parked, and change it: `vigilo-connector journal --help`.
   bus    Configure the bus: `vigilo-connector bus --help`, the same as vigilo-bus-config.
   send   Write the lines of FILE (standard input without one) to a connector's socket.
 

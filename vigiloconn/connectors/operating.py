@@ -9,6 +9,7 @@ from vigiloconn.control.flow import backlog_text
 from vigiloconn.control.health import Health
 from vigiloconn.control.inquiry import Inquiry
 from vigiloconn.control.lookout import JournalFile
+from vigiloconn.control.mending import Mending
 from vigiloconn.control.metrics import Metrics
 from vigiloconn.control.notify import Notifier
 from vigiloconn.control.operator import Operator
@@ -56,6 +57,10 @@ def add_control(settings: Settings, supervisor: Supervisor, notifier: Notifier |
     server.get("/metrics", Metrics(report.document, insight.acceptance, insight.confirm).answer)
     server.get("/healthz", health.healthz)
     server.get("/readyz", health.readyz)
+    publishers = [part for part in supervisor.handlers if isinstance(part, BusPublisher)]
+    if len(journals) == len(publishers) == 1:
+        for target, function in Mending(journals[0], publishers[0], settings).paths().items():
+            server.post(target, function)
     supervisor.add(server)
     notifier = notifier or Notifier({})
     notifier.is_alive = health.is_alive

@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 
 from vigiloconn.accepting.gathering import Gathering
 from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
 from vigiloconn.accepting.pending import DISCARD_LINGER_S, Pending
 from vigiloconn.accepting.readahead import ReadAhead
-from vigiloconn.errors import BadMessage, JournalBusy, JournalDamaged, JournalFull, OutsideChange
+from vigiloconn.errors import (
+    BadMessage,
+    BadMoment,
+    JournalBusy,
+    JournalDamaged,
+    JournalFull,
+    OutsideChange,
+    VigiloError,
+)
 from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.runs import merged
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
@@ -55,7 +64,16 @@ class _Step:
     """The records skip their commit."""
     may_accept: bool
     """New messages were looked for; False while a full disk is left alone."""
+    amend: _Amendment | None
     answer: Answer
+
+
+@dataclass(slots=True, eq=False)
+class _Amendment:
+    """A change that an operator has asked for."""
+
+    change: Callable[[DbRetry, int], Any]
+    answer: AsyncResult[Any] = field(default_factory=AsyncResult)
 
 
 class BackupProvider(Handler):
@@ -108,6 +126,7 @@ class BackupProvider(Handler):
         self._bus_is_up = False
         self._step: _Step | None = None
         self._taking_in: Answer | None = None
+        self._amendments: deque[_Amendment] = deque()
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -132,6 +151,8 @@ class BackupProvider(Handler):
 
     def stop_service(self) -> None:
         self.is_stopping = True
+        while self._amendments:
+            self._amendments.popleft().answer.set(BadMoment("the connector is stopping"))
         self._intake.close()
         self._wake.set()
 
@@ -291,6 +312,40 @@ class BackupProvider(Handler):
         """
         self._intake.put(batch)
 
+    # -- an operator's changes ---------------------------------------------------------------------
+
+    def amend(self, change: Callable[[DbRetry, int], Any], timeout_s: float = 30.0) -> Any:
+        """Let `change` alter what is stored, between two transactions; wait for it and return what it returns.
+
+        It is called on the journal's thread with the journal and the id up to which messages of the main table were
+        read: those are under way, and not to be touched. What it adds is read in its turn. Make it short: everything
+        waits for it. Raises `BadMoment`, `JournalFull`, `JournalBusy`, or another error of ours that it raised.
+        """
+        if self.is_stopping or self.report is None:
+            raise BadMoment("the connector is stopping" if self.is_stopping else "the journal is not open")
+        amendment = _Amendment(change)
+        self._amendments.append(amendment)
+        self._wake.set()
+        try:
+            found = amendment.answer.get(timeout=timeout_s)
+        except gevent.Timeout:
+            if amendment not in self._amendments:
+                raise BadMoment(f"the disk does not answer within {timeout_s:g} s: it may be done yet") from None
+            raise BadMoment(f"the journal had no time for it within {timeout_s:g} s") from None
+        finally:
+            if amendment in self._amendments:
+                self._amendments.remove(amendment)
+        if isinstance(found, VigiloError):
+            raise found
+        return found
+
+    def withdraw(self, is_meant: Callable[[Record], bool]) -> int:
+        """Discard what was read ahead of the publisher, was not taken and is meant; return how many."""
+        ids = self._ahead.withdraw(is_meant)
+        if ids:
+            self.discard(ids)
+        return len(ids)
+
     # -- pull side: called by the publisher, nothing here blocks --------------------------------------
 
     def take(self, limit: int) -> list[Record]:
@@ -386,9 +441,13 @@ class BackupProvider(Handler):
             reply: JournalReply = outcome(step.answer)
         except JournalDamaged as exc:
             self._pending.give_back()
+            if step.amend is not None:
+                step.amend.answer.set(exc)
             self._start_afresh(exc)
         except OutsideChange:
             self._pending.give_back()
+            if step.amend is not None:
+                self._amendments.appendleft(step.amend)
             self._begin_to_take_in()
         else:
             self._settle(step, reply)
@@ -410,7 +469,7 @@ class BackupProvider(Handler):
 
     def _seconds_to_work(self) -> float:
         """Return after how long there is something to do, 0 for now."""
-        if self.is_stopping:
+        if self.is_stopping or self._amendments:
             return 0.0
         delay_s = self._seconds_to_write()
         return min(delay_s, max(0.0, self._read_at_s - self._monotonic())) if self._ahead.wants_any() else delay_s
@@ -454,8 +513,25 @@ class BackupProvider(Handler):
         self._look_at_s = now_s + _LOOK_S
         if transaction.accepts:
             self._gathering.began(now_s)
-        answer = self._thread.commit_and_read(transaction, self._ahead.wanted())
-        return _Step(group, records, transaction, is_kept, may_accept, answer)
+        amend = self._next_amendment(is_kept)
+        answer = self._thread.commit_and_read(transaction, self._ahead.wanted(), self._change(amend))
+        return _Step(group, records, transaction, is_kept, may_accept, amend, answer)
+
+    def _change(self, amendment: _Amendment | None) -> Callable[[DbRetry], Any] | None:
+        if amendment is None:
+            return None
+        change, read_upto = amendment.change, self._ahead.read_upto
+        return lambda journal: change(journal, read_upto)
+
+    def _next_amendment(self, is_kept: bool) -> _Amendment | None:
+        if not self._amendments:
+            return None
+        amendment = self._amendments.popleft()
+        if is_kept and self._pending.uncommitted:
+            # What it adds must come behind them in the file.
+            amendment.answer.set(BadMoment("the journal does not accept now", soon=True))
+            return None
+        return amendment
 
     def _is_thread_wanted(self, now_s: float) -> bool:
         """Answer whether something beside new messages is due."""
@@ -466,6 +542,7 @@ class BackupProvider(Handler):
         """Answer whether this group may go without a commit: durability `overflow`, and the bus keeps up."""
         return (
             self._settings.durability == "overflow" and self._bus_is_up and not self.is_stopping
+            and not self._amendments
             and self._ahead.has_room(len(records))
             and self._pending.uncommitted + len(records) <= 2 * self._memory_messages
             and not any(batch.on_accepted or batch.kept for batch in group)
@@ -484,7 +561,22 @@ class BackupProvider(Handler):
         elif isinstance(reply.error, JournalBusy) or not self._intake.try_half(step.group):
             self._obstacle.met(reply.error, was_tried=step.may_accept)
             self._intake.disk_is_full = self._obstacle.is_full
+        if step.amend is not None:
+            self._take_amended(step.amend, reply)
         self._take_pages(reply)
+
+    def _take_amended(self, amendment: _Amendment, reply: JournalReply) -> None:
+        if isinstance(reply.amended, OutsideChange):
+            # That is taken in at once, and then its turn comes.
+            reply.is_changed = True
+            self._amendments.appendleft(amendment)
+            return
+        if not isinstance(reply.amended, VigiloError):
+            # What it has added stands behind all others.
+            self._ahead.last_id = max(self._ahead.last_id, self.journal.written_upto)
+            self._intake.look_again()
+            self.on_available()
+        amendment.answer.set(reply.amended)
 
     def _accept(self, group: list[Batch], records: list[Record], *, is_kept: bool) -> None:
         """These messages are in the journal, or may go without it."""

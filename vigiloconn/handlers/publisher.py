@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from gevent.event import Event
@@ -211,6 +212,38 @@ class BusPublisher(Handler):
         """Return the age of the oldest message in the window, 0 where there is none."""
         first = self.ledger.first()
         return self.journal.age_s(first) if first is not None else 0.0
+
+    # -- an operator's changes -------------------------------------------------------------------------
+
+    def withdraw(self, is_meant: Callable[[Record], bool]) -> int:
+        """Discard messages that are meant, were taken to be sent and are not on their way; return how many."""
+        gone = sum([outlet.withdraw(is_meant) for outlet in self.outlets.values()])
+        if gone:
+            self.made_room()
+        return gone
+
+    @contextmanager
+    def held_at_rest(self, exchange: str) -> Iterator[Callable[[int], None]]:
+        """Send nothing of what is held for `exchange` in a `with` block, in which its messages may leave the held
+        table; give what it yields their number. Raises `BadMoment`."""
+        outlet = self.outlets.get(exchange)
+        moved_out: list[int] = []
+        if outlet is not None:
+            outlet.pause()
+        try:
+            yield moved_out.append
+        finally:
+            if outlet is not None:
+                outlet.resume(sum(moved_out))
+
+    def moved_in(self, exchange: str, first_id: int, count: int) -> None:
+        """So many messages, the lowest of this id, were put among what is held for `exchange`."""
+        outlet = self.outlets.get(exchange)
+        if outlet is not None:
+            outlet.moved_in(first_id, count)
+        else:
+            self.outlets[exchange] = self._made_outlet(exchange, count)
+        self._wake.set()
 
     # -- what the outlets ask ------------------------------------------------------------------------------
 

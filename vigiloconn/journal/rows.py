@@ -120,6 +120,10 @@ def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
         reason = TextField()
         msg = TextField()
         parked_at = FloatField()
+        # When it was accepted: it goes again with its first time. Unknown for what an older version has parked.
+        accepted_at = FloatField(null=True)
+        boot = IntegerField(null=True)
+        boot_s = FloatField(null=True)
 
     class Kept(Model):
         name = TextField(primary_key=True)
@@ -160,11 +164,11 @@ class JournalRows:
         return cast(sqlite3.Connection, self._database.connection())  # type: ignore[no-untyped-call]
 
     def create(self, boot_id: str) -> None:
-        """Make the tables that are missing (version 2 lacks one), and the columns that a file of version 1 lacks."""
+        """Make the tables that are missing (version 2 lacks one), and the columns that older files lack."""
         self._database.create_tables(self._models)
-        for table in (_ACCEPTED, _HELD):
+        for table in (_ACCEPTED, _HELD, _PARKED):
             known = {row[1] for row in self.connection.execute(f"PRAGMA table_info({table})")}
-            for column, kind in (("boot", "INTEGER"), ("boot_s", "REAL")):
+            for column, kind in (("accepted_at", "REAL"), ("boot", "INTEGER"), ("boot_s", "REAL")):
                 if column not in known:
                     self.connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         self.connection.execute(f"INSERT OR IGNORE INTO {_BOOT} (boot_id) VALUES (?)", (boot_id,))
@@ -354,6 +358,14 @@ class JournalRows:
             [item for item in texts.items() if item[1] is not None],
         )
 
+    def restore(self, counts: Counts, records: Sequence[Record]) -> None:
+        """Add messages again that were accepted before, each with its own time, in whatever order those are."""
+        self._insert(records)
+        counts.rows += len(records)
+        counts.size_bytes += sum(len(record.body) for record in records)
+        for record in records:
+            self._keep_time(counts, record)
+
     def _keep_time(self, counts: Counts, record: Record) -> None:
         if not _is_close(counts.newest_range, _stamp(record)):
             self._begin_range(counts, record.id, _stamp(record))
@@ -401,8 +413,12 @@ class JournalRows:
         for chunk in _portions(parks):
             fresh = self._unknown(_PARKED, chunk)
             self.connection.executemany(
-                f"INSERT INTO {_PARKED} (id, exchange, reason, msg, parked_at) VALUES (?, ?, ?, CAST(? AS TEXT), ?)",
-                [(record.id, exchange, reason, record.body, parked_at) for exchange, record, reason in fresh],
+                f"INSERT INTO {_PARKED} (id, exchange, reason, msg, parked_at, accepted_at, boot, boot_s) "
+                "VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?)",
+                [
+                    (record.id, exchange, reason, record.body, parked_at, *self._stored(_stamp(record)))
+                    for exchange, record, reason in fresh
+                ],
             )
             counts.parked_rows += len(fresh)
             counts.parked_bytes += sum(len(record.body) for _, record, _ in fresh)
@@ -427,6 +443,14 @@ class JournalRows:
         """Delete the rows of the held table that these runs name."""
         for where, values in _conditions(runs):
             self._delete_held(counts, where, values)
+
+    def discard_parked(self, counts: Counts, runs: Sequence[Run]) -> None:
+        """Delete the rows of the parked table that these runs name."""
+        for where, values in _conditions(runs):
+            rows, size_bytes = _measure(self.connection, _PARKED, where, values)
+            self.connection.execute(f"DELETE FROM {_PARKED} WHERE {where}", values)
+            counts.parked_rows -= rows
+            counts.parked_bytes -= size_bytes
 
     def forget_unused_times(self, counts: Counts, next_id: int) -> None:
         """Forget the acceptance times that no row of the main table needs any more."""

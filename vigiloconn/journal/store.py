@@ -107,7 +107,7 @@ class DbRetry:
         self._never_ours: list[Run] = []
         self._reckoning: room.Reckoning | None = None
         """None while nothing is known of the log without a look."""
-        self._written_upto = 0
+        self.written_upto = 0
         """The highest id that was given to a row of the main table."""
         self._opened = Stamp(0.0, None)
         self._kept: dict[str, str] = {}
@@ -252,6 +252,34 @@ class DbRetry:
         with self._transaction():
             self._rows.write_meta({"publications": publications})
         return moved
+
+    def examine(self, look: Callable[[JournalRows], T]) -> T:
+        """Return what `look` finds in the tables. Raises as `apply` does."""
+        with self._snapshot():
+            return look(self._rows)
+
+    def amend(self, weight: Transaction, change: Callable[[JournalRows, Counts], None]) -> None:
+        """Let `change` do in one transaction what an operator has asked for, and keep the totals with it.
+
+        What it adds to the main table has ids from `next_id` on. It writes no more than `weight` would. Raises as
+        `apply` does: nothing is done then.
+        """
+        if not self._fits(weight):
+            self._checkpoint()
+            if not (self._fits(weight) or (not weight.grows and self._is_folded())):
+                raise self._no_room()
+        if not self.volatile:
+            self._check_place()
+        counts = self._counts.copy()
+        with self._transaction_alone():
+            change(self._rows, counts)
+            last_id = self._rows.bounds()[1]
+            used_id = max(self.next_id - 1, last_id)
+            self._rows.save(counts, used_id, {})
+        self._counts = counts
+        # Only what is added has ids that were not used before.
+        self.written_upto = max(self.written_upto, last_id)
+        self.next_id = used_id + 1
 
     def last_id(self) -> int:
         """Return the highest id in the main table, 0 when it is empty."""
@@ -415,9 +443,9 @@ class DbRetry:
             kept = rows.read_kept()
             rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
             self._data_version = rows.data_version()
-            first_id, self._written_upto = rows.bounds()
+            first_id, self.written_upto = rows.bounds()
             # Used before and empty now: SQLite may give these ids to another program's messages.
-            self._never_ours = [(LOWEST_ID, first_id - 1), (self._written_upto + 1, used_id)]
+            self._never_ours = [(LOWEST_ID, first_id - 1), (self.written_upto + 1, used_id)]
         if not self.volatile:
             self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
             self._inode = inode_and_size(self.path)[0]
@@ -442,7 +470,7 @@ class DbRetry:
                 rows.move_from(counts, _DEFAULT_TABLE, upto, self.next_id, self._opened)
                 rows.save(counts, self.next_id + count - 1, {})
             self._counts, self.next_id = counts, self.next_id + count
-            self._written_upto = self.next_id - 1
+            self.written_upto = self.next_id - 1
             self._checkpoint("PASSIVE")
             moved += count
         if moved:
@@ -484,7 +512,7 @@ class DbRetry:
             self._reserve.give_up()
             self._checkpoint()
             self._take_in(read_upto, known)
-        return self._written_upto
+        return self.written_upto
 
     def _take_in(self, read_upto: int, known: Sequence[Run]) -> None:
         rows = self._rows
@@ -492,11 +520,11 @@ class DbRetry:
             # Inside: nobody else can write from here to the commit.
             version = rows.data_version()
             counts = rows.count()
-            unread = merged(gaps(known, read_upto), self._never_ours, [(self._written_upto + 1, 2**63 - 1)])
+            unread = merged(gaps(known, read_upto), self._never_ours, [(self.written_upto + 1, 2**63 - 1)])
             strange = sorted({*rows.ids_in(unread), *rows.misplaced()})
             used_id = self._renumber(counts, strange, max(self.next_id - 1, rows.highest_id()))
             rows.save(counts, used_id, {})
-        self._counts, self.next_id, self._written_upto = counts, used_id + 1, used_id
+        self._counts, self.next_id, self.written_upto = counts, used_id + 1, used_id
         self._data_version = version
         self.outside_changes += 1
 
@@ -549,24 +577,31 @@ class DbRetry:
                     connection.execute("ROLLBACK")
                 raise
 
-    def _commit(self, transaction: Transaction) -> None:
-        counts = self._counts.copy()
-        used_id = max(self.next_id - 1, transaction.appends[-1].id if transaction.appends else 0)
-        if not self.volatile:
-            self._check_place()
-        is_alone, reckoning = False, self._reckoning
+    @contextmanager
+    def _transaction_alone(self) -> Iterator[None]:
+        """Begin a transaction on the file as it was left by us. Raises `OutsideChange` when it is not."""
+        is_alone = False
         try:
             with self._transaction():
                 # Inside: nobody else can write from here to the end. What is deleted by its id must be ours.
                 self.look()
                 is_alone = True
-                self._write(transaction, counts, used_id)
+                yield
         except VigiloError:
             if is_alone:
                 # What failed is no change of another program's, though SQLite counts it as one.
                 with self._translated():
                     self._data_version = self._rows.data_version()
             raise
+
+    def _commit(self, transaction: Transaction) -> None:
+        counts = self._counts.copy()
+        used_id = max(self.next_id - 1, transaction.appends[-1].id if transaction.appends else 0)
+        if not self.volatile:
+            self._check_place()
+        reckoning = self._reckoning
+        with self._transaction_alone():
+            self._write(transaction, counts, used_id)
         if reckoning is not None and not transaction.holds and not transaction.parks:
             appended_bytes = sum(len(record.body) for record in transaction.appends)
             gone_bytes = self._counts.size_bytes + appended_bytes - counts.size_bytes
@@ -578,7 +613,7 @@ class DbRetry:
                 self._kept[name] = text
         self.next_id = max(self.next_id, used_id + 1)
         if transaction.appends:
-            self._written_upto = transaction.appends[-1].id
+            self.written_upto = transaction.appends[-1].id
 
     def _write(self, transaction: Transaction, counts: Counts, used_id: int) -> None:
         rows = self._rows

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from gevent.event import AsyncResult
 
-from vigiloconn.errors import BadMessage, JournalBusy, JournalFull, OutsideChange, VigiloError
+from vigiloconn.errors import BadMessage, JournalBusy, JournalDamaged, JournalFull, OutsideChange, VigiloError
 from vigiloconn.interfaces import UNREADABLE, Answer, Record
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
@@ -54,6 +54,8 @@ class JournalReply:
     page: list[StoredRecord] | None = None
     """None when none was wanted as the call began; one may be wanted since."""
     held: dict[str, tuple[HeldRequest, list[StoredRecord]]] = field(default_factory=dict)
+    amended: Any = None
+    """What the operator's change has returned, or the error of ours that it raised; nothing is changed then."""
 
 
 class JournalThread:
@@ -69,13 +71,15 @@ class JournalThread:
         result: T = outcome(self.begin(function, *args))
         return result
 
-    def commit_and_read(self, transaction: Transaction, wanted: Wanted) -> Answer:
-        """Begin to commit a transaction and then to read back what is wanted.
+    def commit_and_read(
+        self, transaction: Transaction, wanted: Wanted, amend: Callable[[DbRetry], Any] | None = None
+    ) -> Answer:
+        """Begin to commit a transaction, to make an operator's change, and to read back what is wanted, in this order.
 
         Give the answer to `outcome` for the `JournalReply`. The thread finishes it whatever becomes of those that
         wait: to begin the same transaction again before its answer is there would be to append its messages twice.
         """
-        return self.begin(self._commit_and_read, transaction, wanted)
+        return self.begin(self._commit_and_read, transaction, wanted, amend)
 
     def end(self) -> None:
         """End the thread. Harmless when called twice."""
@@ -89,7 +93,9 @@ class JournalThread:
             self._pool = self._new_pool()
         return self._pool.spawn(_caught, function, *args)
 
-    def _commit_and_read(self, transaction: Transaction, wanted: Wanted) -> JournalReply:
+    def _commit_and_read(
+        self, transaction: Transaction, wanted: Wanted, amend: Callable[[DbRetry], Any] | None
+    ) -> JournalReply:
         reply = JournalReply()
         journal = self._journal
         try:
@@ -107,8 +113,18 @@ class JournalThread:
             # Deletions first: the moves can use the room that they make.
             reply.has_deleted = self._is_applied(replace(rest, holds=(), parks=()))
             reply.has_moved = self._is_applied(replace(rest, discards=(), held_discards=()))
+        if amend is not None:
+            reply.amended = reply.error or self._amended(amend)
         self._read(reply, transaction, wanted)
         return reply
+
+    def _amended(self, amend: Callable[[DbRetry], Any]) -> Any:
+        try:
+            return amend(self._journal)
+        except JournalDamaged:
+            raise
+        except VigiloError as exc:
+            return exc
 
     def _is_applied(self, transaction: Transaction) -> bool:
         try:

@@ -38,8 +38,24 @@ class HeldReader:
         self._journal.hold(self._exchange, records)
         self.count += len(records)
         self._holds += 1
+        self._comes_in(min(record.id for record in records))
+
+    def moved_in(self, first_id: int, count: int) -> None:
+        """An operator has put so many messages, the lowest of this id, among those that are held."""
+        self.count += count
+        self._holds += 1
+        self._comes_in(first_id)
+
+    def moved_out(self, count: int) -> None:
+        """An operator has taken so many out, while none that was read was on its way: all is read anew."""
+        self.count -= count
+        self.ledger.hand_over(self.ledger.unfinished())
+        self._asked_at = self._ended_at = None
+        self._read_upto = self._reread_upto = 0
+        self._gone_meanwhile.clear()
+
+    def _comes_in(self, first_id: int) -> None:
         # Rows that an operator put back may come in anywhere: below what was read, or what is being read.
-        first_id = min(record.id for record in records)
         self._lowest_since = min(self._lowest_since, first_id)
         if first_id <= self._read_upto:
             self._reread_upto = max(self._reread_upto, self._read_upto)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from vigiloconn.bus.confirms import ConfirmChannel, Returned
-from vigiloconn.errors import BadMessage, BusDown, BusRefused
+from vigiloconn.errors import BadMessage, BadMoment, BusDown, BusRefused
 from vigiloconn.interfaces import Channels, Connection, Journal, Record
 from vigiloconn.kit.backoff import backoff_delays
 from vigiloconn.kit.ratelog import RateLimitedLog
@@ -106,6 +106,7 @@ class Outlet:
         self._delays = self._fresh_delays()
         self._probe_at = 0.0
         self._may_hold = 0.0
+        self._is_paused = False
         self._pace = Pace()
         self.heard_at = 0.0
         """When the broker last answered, or something was sent while nothing was unanswered."""
@@ -172,8 +173,48 @@ class Outlet:
     def deadline(self) -> float | None:
         """Return when `step` has something to do by itself (seconds of the clock), None when it has not."""
         if self.state is State.HELD and self.outstanding == 0:
-            return self._probe_at
+            return None if self._is_paused else self._probe_at
         return self._batches.due
+
+    # -- an operator's changes ---------------------------------------------------------------------------
+
+    def withdraw(self, is_meant: Callable[[Record], bool]) -> int:
+        """Finish messages of the main table that are meant and not on their way; return how many."""
+        gone: list[Record] = []
+        if self._books is not self._held and self.state is State.OPEN:
+            self.queue, withdrawn = _parted(self.queue, is_meant)
+            gone += withdrawn
+        self.behind, withdrawn = _parted(self.behind, is_meant)
+        gone += withdrawn
+        self._publisher.ledger.finish(gone)
+        self._batches.finished(gone)
+        return len(gone)
+
+    def pause(self) -> None:
+        """Take nothing from what is held until `resume`. Raises `BadMoment` where something of it is on its way."""
+        if self.state is not State.HELD or self.outstanding:
+            # A trial has its answer at once.
+            raise BadMoment(
+                f"what is held for exchange {self.exchange} is on its way now ({self.state.value})",
+                soon=self.state in (State.HELD, State.PROBING),
+            )
+        self._is_paused = True
+
+    def resume(self, moved_out: int) -> None:
+        """Go on; so many messages were taken out of what is held."""
+        self._is_paused = False
+        if moved_out:
+            self._held.moved_out(moved_out)
+            self._probe_at = 0.0
+        self._publisher.made_room()
+
+    def moved_in(self, first_id: int, count: int) -> None:
+        """So many messages, the lowest of this id, were put among what is held: they go first."""
+        self._held.moved_in(first_id, count)
+        if self.state is State.OPEN:
+            self._refuse([], "messages were moved to it")
+            self._probe_at = 0.0
+        self._publisher.made_room()
 
     def prepare(self, connection: Connection) -> None:
         """Have a channel for what is to go, before anything is on its way. Raises as `step` does."""
@@ -184,7 +225,7 @@ class Outlet:
         """Send what may be sent now in one write; return the number of publishes. Raises `BusDown`."""
         self._batches.due = None
         if self.state in (State.HELD, State.SILENT):
-            if self.outstanding or (self.state is State.HELD and self._clock() < self._probe_at):
+            if self.outstanding or (self.state is State.HELD and (self._is_paused or self._clock() < self._probe_at)):
                 return 0
             self._begin_with_held()
         if self.state is not State.OPEN:
@@ -514,6 +555,11 @@ class Outlet:
 def _name(token: Token) -> str:
     """Return what a publish's message id ends with, behind the journal's name."""
     return batch_name(token) if isinstance(token, list) else str(token.id)
+
+
+def _parted(records: deque[Record], is_meant: Callable[[Record], bool]) -> tuple[deque[Record], list[Record]]:
+    """Return those that stay, and those that are meant."""
+    return deque(r for r in records if not is_meant(r)), [r for r in records if is_meant(r)]
 
 
 def _flat(tokens: Iterable[Token]) -> list[Record]:
