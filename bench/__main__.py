@@ -73,6 +73,7 @@ def _measure(wanted: list[str], report: Report, path: Path | None, *, quick: boo
                 print(f"  FAILED: {error}", flush=True)
                 report.sections.pop(name, None)
                 failed.append(name)
+        report.end_section(name)
         if path is not None:
             report.save(path)
     return failed

@@ -40,9 +40,17 @@ def sentence(machine: dict[str, object]) -> str:
     return (
         f"{machine['date']}, version {machine['version']} at {machine['commit']}; Python {machine['python']}, "
         f"SQLite {machine['sqlite']}; {machine['cores']} cores {machine['processor']}, Linux {machine['kernel']}, "
-        f"fdatasync {machine['fdatasync_ms']} ms; "
-        f"load of the machine before it {load[0]}"
+        f"fdatasync {machine['fdatasync_ms']} ms; load of the machine before it {load[0]}{_after(machine)}"
     )
+
+
+def note_end(machine: dict[str, object]) -> None:
+    """Add how busy the machine was at the end of what was measured."""
+    machine["load_after"] = round(os.getloadavg()[0], 1)
+
+
+def _after(machine: dict[str, object]) -> str:
+    return f", after it {machine['load_after']}" if "load_after" in machine else ""
 
 
 def _commit() -> str:

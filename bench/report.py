@@ -29,6 +29,11 @@ class Report:
         self.sections[name] = {"title": title, "machine": where, "figures": self._figures, "notes": notes}
         self._out(f"\n{name}: {title}\n  {machine.sentence(where)}")
 
+    def end_section(self, name: str) -> None:
+        """Note how busy the machine was in the end."""
+        if name in self.sections:
+            machine.note_end(self.sections[name]["machine"])
+
     def note(self, text: str) -> None:
         """Say a sentence that the section needs to be understood."""
         self.sections[next(reversed(self.sections))]["notes"].append(text)
