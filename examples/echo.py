@@ -11,10 +11,12 @@ from typing import Any
 
 from vigiloconn.client import VigiloClient
 from vigiloconn.connectors.parts import add_consumer, add_publisher
-from vigiloconn.errors import SettingsError
 from vigiloconn.handlers.message import MessageHandler
 from vigiloconn.options import Settings
+from vigiloconn.settings.own import setting, text
 from vigiloconn.supervisor import Supervisor
+
+SETTINGS = (setting("exchange", text, "name of the exchange that messages go to"),)
 
 
 class Echo(MessageHandler):
@@ -35,8 +37,5 @@ class Echo(MessageHandler):
 
 def build(settings: Settings, supervisor: Supervisor) -> None:
     """Wire it."""
-    exchange = settings.own.get("exchange")
-    if not exchange:
-        raise SettingsError(f"{settings.path}: [connector-echo] exchange: expected the name of an exchange, got none")
     publisher = add_publisher(settings, supervisor)
-    add_consumer(settings, supervisor, Echo(publisher, exchange), publisher)
+    add_consumer(settings, supervisor, Echo(publisher, settings.own["exchange"]), publisher)

@@ -11,10 +11,13 @@ import sqlite3
 from typing import Any
 
 from vigiloconn.connectors.parts import add_consumer
-from vigiloconn.errors import BadMessage, SettingsError, StartError
+from vigiloconn.errors import BadMessage, StartError
 from vigiloconn.handlers.message import MessageHandler
 from vigiloconn.options import Settings
+from vigiloconn.settings.own import setting, text
 from vigiloconn.supervisor import Supervisor
+
+SETTINGS = (setting("database", text, "path of the SQLite file"),)
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS perf (
@@ -63,7 +66,4 @@ def row_of(message: dict[str, Any]) -> tuple[str, str, float, float]:
 
 def build(settings: Settings, supervisor: Supervisor) -> None:
     """Wire it."""
-    path = settings.own.get("database")
-    if not path:
-        raise SettingsError(f"{settings.path}: [connector-perf_to_sqlite] database: expected a file's path, got none")
-    add_consumer(settings, supervisor, PerfWriter(path))
+    add_consumer(settings, supervisor, PerfWriter(settings.own["database"]))

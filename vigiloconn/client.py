@@ -274,4 +274,5 @@ def vigiloclient_factory(settings: Settings, *, role: str = "publish") -> Vigilo
     process, in the broker's list and in the log. Raises `SettingsError` for certificates that can't be loaded."""
     if settings.bus.use_ssl:
         tls_context(settings.bus)
+    role = f"{role} {settings.bus_name}".rstrip()
     return VigiloClient(settings.bus, name=f"client ({role})", connection_name=f"{settings.service_name} {role}")

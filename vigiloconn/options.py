@@ -6,8 +6,8 @@ import configparser
 import difflib
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +34,9 @@ __all__ = [
 
 #: Name of the password in systemd's credentials directory (`LoadCredential=bus-password:...`).
 CREDENTIAL = "bus-password"
+_BUS_PREFIX = "bus:"
+#: Keys that every connector's own section may have: `add_followers` reads them.
+_SHARED_KEYS = ("follow", "follow_reclaim", "follow_with_service")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +151,13 @@ class Settings:
     publications: Mapping[str, Publication]
     logging: Mapping[str, Mapping[str, str]] = field(repr=False)
     """The sections for `logging.config`, checked; empty where there are none."""
-    own: Mapping[str, str] = field(repr=False)
-    """`[connector-NAME]` as it is written, for connectors other than nagios; its keys are theirs to check."""
+    own: Mapping[str, Any] = field(repr=False)
+    """`[connector-NAME]`, for connectors other than nagios: key -> value of what they declare, checked; the text as it
+    is written where they declare nothing."""
+    buses: Mapping[str, BusSettings] = field(default_factory=dict, repr=False)
+    """NAME -> `[bus:NAME]`, for a connector of several buses."""
+    bus_name: str = ""
+    """Which of them `bus` is; empty for `[bus]`."""
     warnings: tuple[str, ...] = ()
     """What an operator should know of the files although it is no error, a line each."""
 
@@ -163,13 +171,20 @@ class Settings:
         """`vigilo-connector-nagios-1`, with instance 2 `vigilo-connector-nagios-2`: the service in self-monitoring."""
         return paths.service_name(self.connector, self.instance)
 
+    def on_bus(self, name: str) -> Settings:
+        """Return these settings with `[bus:NAME]` for `bus`. Raises `SettingsError` where there is no such section."""
+        if name not in self.buses:
+            raise SettingsError(f"{self.path or 'defaults'}: [{_BUS_PREFIX}{name}]: expected this section, got none")
+        return replace(self, bus=self.buses[name], bus_name=name)
+
     def publication(self, kind: str) -> Publication:
         """Return where messages of type `kind` go: the exchange of the type's own name where nothing is said."""
         return self.publications.get(kind) or Publication(kind, None)
 
 
 def load_settings(
-    path: str | os.PathLike[str] | None, *, connector: str = "nagios", instance: int | None = None
+    path: str | os.PathLike[str] | None, *, connector: str = "nagios", instance: int | None = None,
+    own: Sequence[schema.Entry] | None = None,
 ) -> Settings:
     """Return the settings of a file; without `path`, of the default file, or the defaults where that is missing.
 
@@ -184,18 +199,18 @@ def load_settings(
             raise
         text = None
     return parse_settings(
-        text or "", None if text is None else chosen, connector=connector, instance=instance,
+        text or "", None if text is None else chosen, connector=connector, instance=instance, own=own,
         credentials_dir=os.environ.get("CREDENTIALS_DIRECTORY"),
     )
 
 
 def parse_settings(
     text: str, path: Path | None = None, *, connector: str = "nagios", instance: int | None = None,
-    credentials_dir: str | None = None,
+    credentials_dir: str | None = None, own: Sequence[schema.Entry] | None = None,
 ) -> Settings:
     """Return the settings that `text` holds. Opens nothing but the files of passwords and certificates it names.
 
-    `path` is what errors call it. Raises `SettingsError`, one line.
+    `path` is what errors call it, `own` what the connector declares for its section. Raises `SettingsError`, one line.
     """
     reader = _Reader(path, parse_ini(text, str(path or "defaults")))
     reader.check_sections()
@@ -205,7 +220,7 @@ def parse_settings(
     is_nagios = connector == "nagios"
     nagios = reader.values("connector-nagios" if is_nagios else None, listen_unix=listen_unix)
     if not is_nagios:
-        nagios.update(reader.some_values(f"connector-{connector}", ("follow", "follow_reclaim", "follow_with_service")))
+        nagios.update(reader.some_values(f"connector-{connector}", _SHARED_KEYS))
     settings = Settings(
         path=path,
         connector=connector,
@@ -215,10 +230,13 @@ def parse_settings(
         nagios=NagiosSettings(**nagios),
         publications=reader.publications(),
         logging=reader.logging(),
-        own=MappingProxyType({} if is_nagios else reader.section(f"connector-{connector}")),
+        own=MappingProxyType({} if is_nagios else reader.own(f"connector-{connector}", own)),
+        buses=MappingProxyType(reader.buses(credentials_dir)),
         warnings=warnings,
     )
     reader.check_bus(settings.bus)
+    for name, each in settings.buses.items():
+        reader.check_bus(each, f"{_BUS_PREFIX}{name}")
     return settings
 
 
@@ -246,7 +264,7 @@ class _Reader:
         """Refuse a section whose name is nearly one of ours: nothing that it says would be in force."""
         ours = (*schema.SECTIONS, "publications")
         for name in self._ini.sections():
-            if name in ours or logsetup.is_logging_section(name):
+            if name in ours or name.startswith(_BUS_PREFIX) or logsetup.is_logging_section(name):
                 continue
             # Those of other connectors resemble ours and are theirs.
             cutoff = 1.0 if name.startswith("connector-") else 0.8
@@ -265,7 +283,7 @@ class _Reader:
         """
         given = self._given(section) if section else {}
         result: dict[str, Any] = {}
-        for entry in schema.SECTIONS[section or "connector-nagios"]:
+        for entry in schema.SECTIONS[_base(section or "connector-nagios")]:
             key, text = given.get(entry.key, (entry.key, entry.default))
             if text is None:
                 result[entry.attribute] = computed.get(entry.attribute)
@@ -288,9 +306,42 @@ class _Reader:
                 raise self.error(section, key, f"{exc}{comment_hint(given[key])}") from None
         return result
 
+    def own(self, section: str, entries: Sequence[schema.Entry] | None) -> dict[str, Any]:
+        """Return key -> value of a connector's section, or key -> text where it declares no keys."""
+        given = self.section(section)
+        if entries is None:
+            return given
+        known = {entry.key for entry in entries}
+        for key, text in given.items():
+            if key not in known and key not in _SHARED_KEYS:
+                raise self.error(section, first_word(key), f"unknown key, {_nearest(key, known)}")
+            self._check_continuation(section, key, text)
+        return {entry.key: self._own_value(section, entry, given.get(entry.key, entry.default)) for entry in entries}
+
+    def _own_value(self, section: str, entry: schema.Entry, text: str | None) -> Any:
+        if text is None:
+            if entry.is_required:
+                raise self.error(section, entry.key, f"expected it ({entry.doc}), got none")
+            return None
+        try:
+            return entry.convert(text)
+        except ValueError as exc:
+            raise self.error(section, entry.key, f"{exc}{comment_hint(text)}") from None
+
+    def buses(self, credentials_dir: str | None) -> dict[str, BusSettings]:
+        """Return NAME -> what `[bus:NAME]` says, with the keys and the defaults of `[bus]`."""
+        found = {}
+        for section in self._ini.sections():
+            name = section.removeprefix(_BUS_PREFIX)
+            if name != section:
+                if not name:
+                    raise SettingsError(f"{self._source}: [{section}]: expected a name behind the ':'")
+                found[name] = self.bus(None, section)[0]
+        return found
+
     def _given(self, section: str) -> dict[str, tuple[str, str]]:
         """Return the entry's key -> (key as spelled, text) of what the file says, all keys checked."""
-        known = schema.spellings(section)
+        known = schema.spellings(_base(section))
         given: dict[str, tuple[str, str]] = {}
         for key, text in self.section(section).items():
             entry = known.get(key)
@@ -305,10 +356,9 @@ class _Reader:
     def _unknown(self, section: str, key: str) -> SettingsError:
         word = first_word(key)
         for other in schema.SECTIONS:
-            if other != section and key in schema.spellings(other):
+            if other != _base(section) and key in schema.spellings(other):
                 return self.error(section, word, f"belongs in [{other}]")
-        nearest = difflib.get_close_matches(word.lower(), schema.spellings(section), n=1, cutoff=0.0)[0]
-        return self.error(section, word, f"unknown key, the nearest known one is {nearest}")
+        return self.error(section, word, f"unknown key, {_nearest(word, schema.spellings(_base(section)))}")
 
     def _check_continuation(self, section: str, key: str, text: str) -> None:
         """Refuse a setting that was swallowed by the one above it, before an error can quote it as a value."""
@@ -320,37 +370,37 @@ class _Reader:
                 raise self.error(section, key, f"continued by the indented line {match[1]}: expected it to start "
                                                "where its line starts")
 
-    def bus(self, credentials_dir: str | None) -> tuple[BusSettings, tuple[str, ...]]:
+    def bus(self, credentials_dir: str | None, section: str = "bus") -> tuple[BusSettings, tuple[str, ...]]:
         """Return `[bus]`, and a warning for each file with a password that all users can read."""
-        found = self.values("bus")
-        found["password"] = self._password(found, credentials_dir)
-        warnings = self._exposures(found.pop("password_file"))
+        found = self.values(section)
+        found["password"] = self._password(found, credentials_dir, section)
+        warnings = self._exposures(found.pop("password_file"), section)
         return BusSettings(**found), warnings
 
-    def _password(self, bus: Mapping[str, Any], credentials_dir: str | None) -> Secret:
+    def _password(self, bus: Mapping[str, Any], credentials_dir: str | None, section: str) -> Secret:
         """Return the password from where it stands: the settings, a file, systemd's credentials."""
-        given = self.section("bus")
+        given = self.section(section)
         password: Secret = bus["password"]
         if bus["password_file"]:
             if "password" in given:
-                raise self.error("bus", "password_file", "expected it or password, got both")
-            return self._read_secret("password_file", Path(bus["password_file"]))
+                raise self.error(section, "password_file", "expected it or password, got both")
+            return self._read_secret(section, "password_file", Path(bus["password_file"]))
         if "password" not in given and credentials_dir:
             credential = Path(credentials_dir, CREDENTIAL)
             if credential.exists():
-                return self._read_secret("password", credential)
+                return self._read_secret(section, "password", credential)
         return password
 
-    def _exposures(self, password_file: str | None) -> tuple[str, ...]:
-        holds_password = self._path is not None and self.section("bus").get("password")
+    def _exposures(self, password_file: str | None, section: str) -> tuple[str, ...]:
+        holds_password = self._path is not None and self.section(section).get("password")
         files = [self._path if holds_password else None, Path(password_file) if password_file else None]
         return tuple(warning for file in files if file and (warning := exposure(file)))
 
-    def _read_secret(self, key: str, path: Path) -> Secret:
+    def _read_secret(self, section: str, key: str, path: Path) -> Secret:
         try:
             return Secret(read_secret(path))
         except ValueError as exc:
-            raise self.error("bus", key, exc) from None
+            raise self.error(section, key, exc) from None
 
     def publications(self) -> Mapping[str, Publication]:
         """Return type -> where its messages go."""
@@ -372,23 +422,33 @@ class _Reader:
         logsetup.check_sections(sections, self._source)
         return MappingProxyType({name: MappingProxyType(section) for name, section in sections.items()})
 
-    def check_bus(self, bus: BusSettings) -> None:
+    def check_bus(self, bus: BusSettings, section: str = "bus") -> None:
         """Check what keys of `[bus]` mean together, and that the certificates can be read."""
         if bus.auth == "external":
             if not bus.use_ssl:
-                raise self.error("bus", "auth", "external needs TLS: expected use_ssl = True")
+                raise self.error(section, "auth", "external needs TLS: expected use_ssl = True")
             if not bus.cert_file:
-                raise self.error("bus", "auth", "external logs in with a certificate: expected cert_file")
+                raise self.error(section, "auth", "external logs in with a certificate: expected cert_file")
         else:
             for key in ("user", "password"):
                 if not getattr(bus, key):
-                    raise self.error("bus", key, f"expected it for auth = {bus.auth}, got nothing")
+                    raise self.error(section, key, f"expected it for auth = {bus.auth}, got nothing")
         if bus.key_file and not bus.cert_file:
-            raise self.error("bus", "key_file", "is of no use without a certificate: expected cert_file")
+            raise self.error(section, "key_file", "is of no use without a certificate: expected cert_file")
         for key in ("ca_file", "cert_file", "key_file") if bus.use_ssl else ():
             path = getattr(bus, key)
             try:
                 if path:
                     Path(path).read_bytes()
             except OSError as exc:
-                raise self.error("bus", key, f"{path} can't be read: {exc.strerror}") from exc
+                raise self.error(section, key, f"{path} can't be read: {exc.strerror}") from exc
+
+
+def _base(section: str) -> str:
+    """Return the section of the schema that a section of a file goes by."""
+    return "bus" if section.startswith(_BUS_PREFIX) else section
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)
+    return f"the nearest known one is {near[0]}" if near else "there are none"

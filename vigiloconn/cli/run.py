@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gevent
 
@@ -19,9 +19,12 @@ from vigiloconn.control.dump import dump
 from vigiloconn.control.notify import Notifier
 from vigiloconn.errors import SettingsError, StartError
 from vigiloconn.kit import descriptors
+from vigiloconn.kit.escape import printable
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail, say
+from vigiloconn.kit.traces import frames_text
 from vigiloconn.options import Settings, load_settings
 from vigiloconn.settings import logsetup
+from vigiloconn.settings.schema import Entry, own_table, settings_table
 from vigiloconn.supervisor import Supervisor
 
 log = logging.getLogger("vigiloconn")
@@ -37,13 +40,16 @@ def main(arguments: list[str]) -> int:
     try:
         instance = parse_instance(options["--id"])
         name, build = find_connector(options["CONNECTOR"])
-        settings = load_settings(options["--config"], connector=name, instance=instance)
+        own = declared_settings(build)
+        if options["settings"]:
+            return _print_settings(name, own)
+        settings = load_settings(options["--config"], connector=name, instance=instance, own=own)
         if options["check"]:
             return _check(build, settings)
         logsetup.configure_logging(settings, options["--log-level"])
         supervisor = Supervisor(stop_timeout_s=settings.runtime.stop_timeout_s)
         notifier = add_notifier(supervisor)
-        build(settings, supervisor)
+        _call_build(build, settings, supervisor)
         operating = add_control(settings, supervisor, notifier)
     except (UsageError, SettingsError) as exc:
         return fail(exc, EXIT_USAGE)
@@ -87,9 +93,47 @@ def _load(text: str, module_name: str, attribute: str) -> Build:
     return found
 
 
+def declared_settings(build: Build) -> Sequence[Entry] | None:
+    """Return what the connector's module declares as `SETTINGS` beside `build`; None where it declares nothing."""
+    found: Sequence[Entry] | None = getattr(sys.modules.get(build.__module__), "SETTINGS", None)
+    return found
+
+
+def _print_settings(name: str, own: Sequence[Entry] | None) -> int:
+    if name == "nagios":
+        print(settings_table(), end="")
+    elif own is None:
+        say(f"{name} declares no settings of its own (SETTINGS beside its build)")
+    else:
+        print(own_table(f"connector-{name}", own), end="")
+    return EXIT_DONE
+
+
+def _call_build(build: Build, settings: Settings, supervisor: Supervisor) -> None:
+    """Build the connector. What an author's code raises in ignorance becomes one line for the operator.
+
+    Raises `SettingsError` and `StartError`.
+    """
+    try:
+        build(settings, supervisor)
+    except (SettingsError, StartError):
+        raise
+    except OSError as exc:
+        log.debug("build failed", exc_info=True)
+        raise StartError(_in_one_line(f"{settings.connector} can't be built", exc)) from exc
+    except Exception as exc:
+        log.debug("build failed", exc_info=True)
+        place = settings.path or "defaults"
+        raise SettingsError(_in_one_line(f"{place}: {settings.connector} can't be built", exc)) from exc
+
+
+def _in_one_line(what: str, error: Exception) -> str:
+    return f"{what}: {type(error).__name__}: {printable(error)}; at {frames_text(error, 1)}"
+
+
 def _check(build: Build, settings: Settings) -> int:
     logsetup.check_sections(settings.logging, str(settings.path))
-    build(settings, Supervisor())
+    _call_build(build, settings, Supervisor())
     for warning in settings.warnings:
         say(f"warning: {warning}")
     print(f"{settings.path or 'no settings file: the defaults'}: in order")
@@ -107,6 +151,11 @@ def _run(settings: Settings, supervisor: Supervisor) -> int:
         status = supervisor.run()
     except StartError as exc:
         log.critical("%s", exc)
+        return EXIT_FAILED
+    except Exception as exc:
+        # An author's start_service: a port in use, a directory that is not there.
+        log.debug("the start failed", exc_info=True)
+        log.critical("%s", _in_one_line("the start failed", exc))
         return EXIT_FAILED
     log.info("%s stopped, status %d", settings.service_name, status)
     return status

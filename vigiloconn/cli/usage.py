@@ -15,6 +15,7 @@ USAGE = """Link monitoring to an AMQP bus.
 Usage:
   vigilo-connector run CONNECTOR [--config FILE] [--id N] [--log-level LEVEL]
   vigilo-connector check CONNECTOR [--config FILE] [--id N]
+  vigilo-connector settings CONNECTOR
   vigilo-connector status [CONNECTOR] [--watch | --json | --nagios] [--config FILE] [--id N] [--timeout SECONDS]
   vigilo-connector send [--socket PATH] [--sync] [--timeout SECONDS] [--id N] [FILE]
   vigilo-connector journal ...
@@ -26,6 +27,7 @@ Commands:
   run    Run a connector until SIGTERM or SIGINT. SIGHUP opens the log files again, SIGUSR1 writes stacks and
          figures to the log.
   check  Check the settings; connect to nothing.
+  settings  Print the table of a connector's own settings, in Markdown.
   status Tell how the running connector is: what flows, what waits where and since when, what is wrong, what to do.
   journal  Look at what waits, is held or parked, and change it: `vigilo-connector journal --help`.
   bus    Configure the bus: `vigilo-connector bus --help`, the same as vigilo-bus-config.

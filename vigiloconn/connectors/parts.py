@@ -4,6 +4,8 @@ They are what a `build(settings, supervisor)` does by hand otherwise; every part
 `add_publisher` or `add_journal` first, then what uses them, `add_status` last: the order of the calls is that of
 the start, and the stop goes the other way round. What a producer has put when its `run()` ends is still accepted
 and, while the bus is there, sent.
+
+A connector of several buses hands `settings.on_bus("NAME")` to those that are to use `[bus:NAME]`.
 """
 
 from __future__ import annotations

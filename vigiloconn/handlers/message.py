@@ -341,7 +341,9 @@ class MessageHandler(Handler):
     def _open(self, delivery: Delivery) -> Work:
         progress = self._interrupted.recall(delivery)
         try:
-            return Work(delivery, self._messages_of(delivery), progress)
+            if len(delivery.body) > self._max_body_bytes:
+                self._messages_of(delivery)
+            return Work(delivery, self._unpack(delivery.body), progress)
         except BadMessage as exc:
             work = Work(delivery, [])
             work.give_up(str(exc))

@@ -6,7 +6,7 @@ are put into it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ class Entry(NamedTuple):
     """Other spellings of the key."""
     default_doc: str = ""
     """The default in words, where it is none or depends on the connector."""
+    is_required: bool = False
 
 
 def _old(
@@ -208,6 +209,14 @@ def settings_table() -> str:
         f"(1 to {MAX_TTL_S} s) | the type's name, no limit | twisted |\n"
     )
     return "\n".join(parts)
+
+
+def own_table(section: str, entries: Sequence[Entry]) -> str:
+    """Return the Markdown table of what a connector declares for its own section."""
+    lines = [f"## `[{section}]`\n\n| key | meaning | default |\n| --- | --- | --- |\n"]
+    for entry in entries:
+        lines.append("| " + " | ".join(list(_cells(entry))[:-1]) + " |\n")
+    return "".join(lines)
 
 
 def _section_table(section: str) -> str:
