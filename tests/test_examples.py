@@ -229,4 +229,4 @@ def test_a_period_that_is_no_time_is_refused(tmp_path: Path) -> None:
         env=_ENV, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
     )
     assert done.returncode == 2
-    assert "period: expected seconds above 0, got 'soon'" in done.stderr
+    assert "period: expected seconds above 0, such as 30 or 0.5, got 'soon'" in done.stderr
