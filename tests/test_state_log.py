@@ -92,3 +92,10 @@ def test_the_worst_problem_is_the_state_and_the_level_counts_since_it_has_that(t
     told.look(AWAY, after_s=5)
     assert (told.log.state.word, told.log.state.since_s) == ("WARNING", 165.0)
     assert told.log.state.standing[0].since_s == 100.0
+
+
+def test_the_state_is_never_called_ok_while_there_is_a_problem_that_is_not_worth_a_line_yet(told: Told) -> None:
+    told.look(FULL)
+    told.look(FULL, after_s=TOLD_AFTER_S)
+    lines = told.look(AWAY, after_s=1)
+    assert lines == ["problem over after 3.0 s: journal-full", "state: WARNING: bus-away; 12 messages wait"]

@@ -84,7 +84,9 @@ def _without_answer(settings: Settings, why: CantAsk, as_plugin: bool) -> tuple[
     lines = [f"no connector runs: nobody has the journal {path} in use"]
     if path.exists():
         try:
-            lines += view.file_lines(str(path), read_contents(path, settings.runtime.backup_table, JournalClock()))
+            table = settings.runtime.backup_table
+            contents = read_contents(path, table, JournalClock(), is_counted=True, with_parked=True)
+            lines += view.file_lines(str(path), contents)
         except Unreadable as exc:
             lines.append(str(exc))
     return [f"VIGILO CRITICAL: {'; '.join(line.strip() for line in lines)}"] if as_plugin else lines, CRITICAL

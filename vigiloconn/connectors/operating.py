@@ -83,14 +83,13 @@ def _insight(settings: Settings, supervisor: Supervisor) -> Insight:
     journals = [part for part in supervisor.handlers if isinstance(part, BackupProvider)]
     publishers = [part for part in supervisor.handlers if isinstance(part, BusPublisher)]
     table = settings.runtime.backup_table
+    paths = [journal.journal.path for journal in journals if not journal.journal.volatile]
     return Insight(
         oldest_s=lambda: max([
             *(journal.oldest_in_memory_s() for journal in journals), *(one.oldest_s() for one in publishers), 0.0,
         ]),
-        files=tuple(
-            JournalFile(journal.journal.path, table, time.monotonic) for journal in journals
-            if not journal.journal.volatile
-        ),
+        ages=tuple(JournalFile(path, table, time.monotonic, with_parked=False) for path in paths),
+        files=tuple(JournalFile(path, table, time.monotonic, with_parked=True) for path in paths),
         acceptance=journals[0].acceptance if journals else Histogram(),
         confirm=publishers[0].confirm_age if publishers else Histogram(),
     )  # fmt: skip

@@ -45,7 +45,7 @@ ADVICE = (
     Advice("disk-full", "CRITICAL", "the journal's disk has no room; nothing new is accepted, publishing goes on",
            "make room on the disk, or let the bus take what waits"),
     Advice("exchange-held", "WARNING", "the broker refuses what goes to this exchange; it waits in order, others go on",
-           "create the exchange or give the user the right to write; it is tried again by itself"),
+           "where it does not drain by itself, create the exchange or give the user the right to write"),
     Advice("exchange-silent", "WARNING", "messages to this exchange are not confirmed; further ones wait",
            "look at its queues: a quorum queue may lack its majority, a stream its leader"),
     Advice("follow-compressed", "CRITICAL", "a followed file was compressed before it was read: its lines are missing",

@@ -45,20 +45,28 @@ class Contents(NamedTuple):
     """exchange -> messages; empty where they were not counted."""
 
 
-def read_contents(path: Path, table: str, clock: JournalClock, *, is_counted: bool = True) -> Contents:
-    """Read the file. Without `is_counted` only what costs little however long the backlog. Raises `Unreadable`."""
+def read_contents(
+    path: Path, table: str, clock: JournalClock, *, is_counted: bool = False, with_parked: bool = False
+) -> Contents:
+    """Read the age of the oldest message, and more where that is asked for. Raises `Unreadable`.
+
+    `is_counted`: the messages that wait, which takes longer the more there are. `with_parked`: the kinds of parked
+    ones.
+    """
     try:
         connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=_BUSY_S)
         try:
             connection.execute("BEGIN")
-            return _read(connection, f'"{table}"', clock, is_counted)
+            return _read(connection, f'"{table}"', clock, is_counted, with_parked)
         finally:
             connection.close()
     except sqlite3.Error as exc:
         raise Unreadable(f"journal {path}: can't be read: {exc}") from exc
 
 
-def _read(connection: sqlite3.Connection, table: str, clock: JournalClock, is_counted: bool) -> Contents:
+def _read(
+    connection: sqlite3.Connection, table: str, clock: JournalClock, is_counted: bool, with_parked: bool
+) -> Contents:
     boots = dict(connection.execute(f"SELECT number, boot_id FROM {PREFIX}boot"))
     now = clock.now()
 
@@ -74,7 +82,7 @@ def _read(connection: sqlite3.Connection, table: str, clock: JournalClock, is_co
     ages += [age_s(*row) for row in connection.execute(
         f"SELECT accepted_at, boot, boot_s FROM {PREFIX}held ORDER BY id LIMIT 1"
     )]  # fmt: skip
-    parked = tuple(
+    parked = () if not with_parked else tuple(
         ParkedKind(exchange, reason, messages, max(0.0, now.wall_s - parked_at))
         for exchange, reason, messages, parked_at in connection.execute(
             f"SELECT exchange, reason, count(*), min(parked_at) FROM {PREFIX}parked GROUP BY exchange, reason "

@@ -13,12 +13,16 @@ from vigiloconn.journal.clock import JournalClock
 
 
 class JournalFile:
-    """The file of a running connector, looked into on a native thread; what was seen last stands meanwhile."""
+    """The file of a running connector, looked into on a native thread; what was seen last stands meanwhile.
 
-    def __init__(self, path: Path, table: str, clock: Callable[[], float]) -> None:
+    `with_parked`: the reasons of parked messages are gathered too, which takes longer the more there are.
+    """
+
+    def __init__(self, path: Path, table: str, clock: Callable[[], float], *, with_parked: bool) -> None:
         self._path = path
         self._table = table
         self._clock = clock
+        self._with_parked = with_parked
         self._journal_clock = JournalClock()
         self._answer: AsyncResult[Contents | None] | None = None
         self._seen = Contents((), 0.0, 0, {})
@@ -28,11 +32,14 @@ class JournalFile:
         """Return what was seen, at most `max_age_s` ago if the disk answers within `wait_s`."""
         if self._answer is None and self._clock() - self._seen_at_s > max_age_s:
             self._answer = gevent.get_hub().threadpool.spawn(self._look)
-        if self._answer is not None:
-            self._answer.wait(wait_s) if wait_s else None
-            if self._answer.ready():
-                found, self._answer = self._answer.value, None
-                self._seen, self._seen_at_s = found or self._seen, self._clock()
+        answer = self._answer
+        if answer is not None:
+            if wait_s:
+                answer.wait(wait_s)
+            # Another one that waited for the same answer may have taken it.
+            if answer.ready() and answer is self._answer:
+                self._answer = None
+                self._seen, self._seen_at_s = answer.value or self._seen, self._clock()
         return self._seen
 
     def oldest_s(self) -> float:
@@ -41,7 +48,7 @@ class JournalFile:
 
     def _look(self) -> Contents | None:
         try:
-            return read_contents(self._path, self._table, self._journal_clock, is_counted=False)
+            return read_contents(self._path, self._table, self._journal_clock, with_parked=self._with_parked)
         except Unreadable:
             # gevent prints what a thread lets out; what is wrong with the file the journal itself tells.
             return None

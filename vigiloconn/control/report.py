@@ -28,8 +28,6 @@ from vigiloconn.supervisor import Handler, Supervisor
 COLUMNS = ("in_per_s", "out_per_s", "waiting", "oldest_s", "acceptance_s", "confirm_s")
 #: How long a request waits for what stands in the file; a disk that takes longer gives what was seen before.
 _WAIT_S = 1.0
-#: How often the file is looked into without being asked.
-_LOOK_S = 10.0
 
 
 class Insight(NamedTuple):
@@ -37,7 +35,10 @@ class Insight(NamedTuple):
 
     oldest_s: Callable[[], float]
     """Age of the oldest message in memory."""
+    ages: tuple[JournalFile, ...]
+    """For the age of the oldest message."""
     files: tuple[JournalFile, ...]
+    """For the kinds of parked messages."""
     acceptance: Histogram
     confirm: Histogram
 
@@ -67,8 +68,8 @@ class Report:
         """Take up what there is now."""
         now = self._totals()
         self._meter.take(now_s, {name: getattr(now, name) for name in COUNTERS})
-        for file in self._insight.files:
-            file.seen(_LOOK_S)
+        for file in self._insight.ages if now.waiting else ():
+            file.seen(0.0)
         if self._history.is_due(now_s):
             acceptance, confirm = self._lately
             values = {
@@ -98,7 +99,7 @@ class Report:
     def _oldest_s(self, now: Totals) -> float:
         if not now.waiting:
             return 0.0
-        return max([self._insight.oldest_s(), *(file.oldest_s() for file in self._insight.files)])
+        return max([self._insight.oldest_s(), *(file.oldest_s() for file in self._insight.ages)])
 
     # -- answers ---------------------------------------------------------------------------------------------
 
@@ -120,8 +121,10 @@ class Report:
 
     def document(self) -> dict[str, Any]:
         """Return everything, as JSON can hold it."""
-        contents = [file.seen(0.0, _WAIT_S) for file in self._insight.files]
         now = self._totals()
+        contents = [file.seen(0.0, _WAIT_S) for file in self._insight.files if now.parked]
+        for file in self._insight.ages if now.waiting else ():
+            file.seen(0.0, _WAIT_S)
         handlers = self._supervisor.handlers
         details = {part.name: self._inquiry.details_of(part) for part in handlers}
         parts = [self._part(part, details[part.name]) for part in handlers]

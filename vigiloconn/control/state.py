@@ -119,9 +119,10 @@ class StateLog:
 
     def _say_state(self, now_s: float) -> None:
         self._remind_at_s = now_s + REMIND_S
-        worst = max((standing.problem.level for standing in self._told.values()), default=0)
+        # All that stands, be it told or not: a state that is not OK is never called so.
+        worst = self.state.level
         is_new, self._told_level = worst != self._told_level, worst
-        names = ", ".join(_name(standing) for standing in self.state.standing if standing.key in self._told)
+        names = ", ".join(_name(standing) for standing in self.state.standing)
         lasts = "" if is_new else f" for {span(now_s - self.state.since_s)}"
         backlog = self._backlog()
         log.log(

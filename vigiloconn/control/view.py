@@ -103,6 +103,10 @@ def _held(document: Document) -> Iterator[str]:
     for exchange in document["held"]:
         next_try = exchange["next_try_s"]
         tried = f"; tried again in {span(next_try)}" if next_try is not None else ""
+        if exchange["state"] == "draining":
+            left = _count(exchange["messages"])
+            yield _stage(f"exchange {exchange['exchange']}", f"draining: {left} messages are left")
+            continue
         yield _stage(f"exchange {exchange['exchange']}",
                      f"{exchange['state']}: {_count(exchange['messages'])} messages wait: {exchange['reason']}{tried}")
 

@@ -197,6 +197,9 @@ class BusPublisher(Handler):
                     f" for {outlet.unanswered_s:.0f} s, {outlet.held_count} wait behind them: has a queue no majority?"
                 )
                 found.append(Problem("exchange-silent", Level.WARNING, text, outlet.exchange))
+            elif outlet.state is State.DRAINING:
+                text = f"exchange {outlet.exchange} takes messages again, {outlet.held_count} held ones go first"
+                found.append(Problem("exchange-held", Level.WARNING, text, outlet.exchange))
             elif outlet.state is not State.OPEN:
                 text = f"exchange {outlet.exchange} is held, {outlet.held_count} messages wait: {outlet.reason}"
                 found.append(Problem("exchange-held", Level.WARNING, text, outlet.exchange))
