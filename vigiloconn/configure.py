@@ -48,6 +48,10 @@ Usage:
   {PROGRAM} [options] subscribe QUEUE EXCHANGE
   {PROGRAM} [options] unsubscribe QUEUE EXCHANGE
   {PROGRAM} [options] [--check] read-config FILE
+  {PROGRAM} [options] dead list QUEUE
+  {PROGRAM} [options] dead show QUEUE NUMBER
+  {PROGRAM} [options] dead requeue QUEUE
+  {PROGRAM} [options] dead drop QUEUE
   {PROGRAM} --version
   {PROGRAM} --help
 
@@ -60,6 +64,11 @@ Commands:
   unsubscribe      Remove that binding.
   read-config      Create what FILE describes and is missing; what exists is left as it is. Does all it can, says
                    line by line what it did, and may be repeated at any time.
+  dead list        Show what QUEUE's handler could not handle: the letters in QUEUE.dead, each with its reason. They
+                   stay there.
+  dead show        Show one of them, by its place in the list.
+  dead requeue     Send them to QUEUE itself once more; each is taken off once the broker has confirmed it.
+  dead drop        Delete them for good, with --yes.
 
 Options:
   -s --server HOST[:PORT]  The broker; an IPv6 address in brackets. Without it: localhost.
@@ -77,6 +86,9 @@ Options:
   --queue-type TYPE        classic or quorum, for queues that are created [default: classic].
   --check                  Change nothing; end with status 1 where the bus differs from FILE. Bindings can't be seen
                            over AMQP and are not compared.
+  --reason TEXT            Only dead letters with this text in their reason.
+  --limit N                At most so many of them; without it 100 are listed, all are requeued or dropped.
+  --yes                    Do it, though it deletes letters, or looking alone counts against a delivery limit.
   -d --debug               Show what the program does, on standard error.
   --version                Show the version.
   -h --help                Show this.
@@ -130,6 +142,11 @@ def _say(text: object) -> None:
 
 def _choose_work(options: dict[str, Any], text: str | None) -> Work:
     """Return what is to be done on the bus, its arguments checked. Raises `SettingsError`."""
+    if options["dead"]:
+        _checked("QUEUE", topology.check_name, options["QUEUE"], "a name")
+        from vigiloconn.cli.dead import work_on_dead
+
+        return _in_session(work_on_dead, options, PROGRAM)
     queue_type = _checked("--queue-type", values.queue_type, options["--queue-type"])
     if text is not None:
         wanted = topology.parse_topology(text, options["FILE"], queue_type=queue_type)
@@ -174,7 +191,7 @@ def _topology_work(wanted: Topology, *, check: bool = False, say_summary: bool =
     return work
 
 
-def _in_session(function: Callable[..., int], *args: str) -> Work:
+def _in_session(function: Callable[..., int], *args: Any) -> Work:
     def work(session: Session) -> int:
         with session() as connection:
             return function(connection, *args)

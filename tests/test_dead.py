@@ -1,0 +1,107 @@
+"""`vigilo-bus-config dead` on a real broker: what it shows stays, what it sends back is lost by no kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+
+from tests.support import children
+from tests.support.bus import Bus
+from tests.support.connector import ROOT
+from tests.support.rabbit import RabbitNode
+from tests.support.wait import wait_until
+
+Done = subprocess.CompletedProcess[str]
+
+
+def argv(rabbit: RabbitNode, vhost: str, *arguments: str) -> list[str]:
+    return [
+        sys.executable, "-m", "vigiloconn", "bus", "--server", rabbit.address, "--vhost", vhost, "dead", *arguments
+    ]  # fmt: skip
+
+
+def run(rabbit: RabbitNode, vhost: str, *arguments: str) -> Done:
+    return subprocess.run(argv(rabbit, vhost, *arguments), capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+
+def fill(bus: Bus, count: int, queue: str = "q", **properties: object) -> None:
+    bus.declare_queue(queue)
+    bus.declare_queue(f"{queue}.dead")
+    for number in range(count):
+        headers = {"x-vigilo-reason": "odd" if number % 2 else "even", "x-vigilo-exchange": "e", "own": number}
+        bus.publish("", f"{queue}.dead", {"n": number}, confirm=number == count - 1, delivery_mode=2,
+                    application_headers=headers, message_id=f"m{number}", **properties)
+
+
+def numbers(bus: Bus, queue: str) -> list[int]:
+    return [json.loads(message.body)["n"] for message in bus.drain_all(queue)]
+
+
+def test_letters_are_shown_with_their_reasons_and_stay(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    fill(bus, 5)
+    done = run(rabbit, vhost, "list", "q", "--reason", "odd")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()[:-1]] == [["2", "odd"], ["4", "odd"]]
+    shown = run(rabbit, vhost, "show", "q", "3").stdout
+    assert "even" in shown
+    assert '{"n": 2}' in shown
+    assert numbers(bus, "q.dead") == [0, 1, 2, 3, 4]
+
+
+def test_letters_go_to_their_queue_itself_as_they_were(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    fill(bus, 250)
+    done = run(rabbit, vhost, "requeue", "q", "--reason", "even")
+    assert (done.returncode, done.stdout) == (0, "125 dead letters are in queue q again\n"), done.stderr
+    [first, *_] = messages = bus.drain_all("q")
+    assert [json.loads(message.body)["n"] for message in messages] == list(range(0, 250, 2))
+    assert first.properties["message_id"] == "m0"
+    assert first.properties["application_headers"] == {"own": 0}
+    assert numbers(bus, "q.dead") == list(range(1, 250, 2))
+
+
+def test_letters_of_a_queue_that_is_gone_stay(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    fill(bus, 3)
+    bus.delete_queue("q")
+    done = run(rabbit, vhost, "requeue", "q")
+    assert done.returncode == 1
+    assert "queue 'q' is not there" in done.stderr
+    assert numbers(bus, "q.dead") == [0, 1, 2]
+
+
+def test_nothing_is_dropped_without_yes(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    fill(bus, 3)
+    assert run(rabbit, vhost, "drop", "q").returncode == 2
+    assert run(rabbit, vhost, "drop", "q", "--yes", "--limit", "2").stdout == "2 dead letters deleted\n"
+    assert numbers(bus, "q.dead") == [2]
+
+
+def test_a_look_at_a_quorum_queue_takes_yes(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    bus.channel.queue_declare("q.dead", durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
+    bus.publish("", "q.dead", {"n": 1})
+    done = run(rabbit, vhost, "list", "q")
+    assert done.returncode == 2
+    assert "delivery limit" in done.stderr
+    assert run(rabbit, vhost, "list", "q", "--yes").returncode == 0
+
+
+#: 10000 for a trial of its own.
+LETTERS = int(os.environ.get("VIGILO_TEST_LETTERS", "1500"))
+
+
+def test_no_letter_is_lost_when_it_is_killed_in_the_middle(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    count, kills = LETTERS, 2 + LETTERS // 2000
+    fill(bus, count)
+    for _ in range(kills):
+        before = bus.queue_depth("q")
+        asking = children.spawn(argv(rabbit, vhost, "requeue", "q"), cwd=ROOT)
+        wait_until(lambda: bus.queue_depth("q") > before or asking.poll() is not None, 20, "letters go")  # noqa: B023
+        children.end(asking)
+    assert run(rabbit, vhost, "requeue", "q").returncode == 0
+    found = Counter(numbers(bus, "q"))
+    assert sorted(found) == list(range(count))
+    # What was on its way at a kill comes twice, and no more than that.
+    assert found.total() <= count + kills * 100
+    assert numbers(bus, "q.dead") == []
