@@ -63,7 +63,7 @@ class JournalClock:
 
         Across a reboot it is the wall clock that tells, and in both cases never less than nothing.
         """
-        now = self.now()
-        if now.boot_s is not None and record.boot_s is not None:
-            return max(0.0, now.boot_s - record.boot_s)
-        return max(0.0, now.wall_s - record.accepted_at)
+        # One clock where one will do: asked for each confirm.
+        if record.boot_s is not None and self.boot_id and (boot_s := self._boot()) is not None:
+            return max(0.0, boot_s - record.boot_s)
+        return max(0.0, self._wall() - record.accepted_at)
