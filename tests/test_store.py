@@ -210,7 +210,9 @@ def test_an_orderly_stop_leaves_no_log_behind_and_closing_twice_is_harmless(path
     append(journal, 10)
     journal.close()
     journal.close()
-    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.lock", f"{path.name}.reserve"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [
+        f"{path.name}{suffix}" for suffix in ("", ".closed", ".lock", ".reserve")
+    ]
     assert path.with_name(f"{path.name}.reserve").stat().st_blocks * 512 >= 1 << 20
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
+import msgspec
 from peewee import FloatField, IntegerField, Model, SqliteDatabase, TextField
 
 from vigiloconn.interfaces import Record
 from vigiloconn.journal.clock import Stamp
+from vigiloconn.journal.closing import Totals
 from vigiloconn.journal.runs import Run
 from vigiloconn.journal.transaction import ParkedRecord, StoredRecord
 
@@ -296,11 +298,24 @@ class JournalRows:
             rows, size_bytes = _measure(self.connection, table, "1")
             counts.rows += rows
             counts.size_bytes += size_bytes
+        self._read_times(counts)
+        return counts
+
+    def counted(self, totals: Totals) -> Counts:
+        """Return the totals of a file that is known to have these."""
+        counts = Counts(**msgspec.structs.asdict(totals))
+        self._read_times(counts)
+        return counts
+
+    def quick_check(self) -> str:
+        """Return what is wrong with the file, `ok` when nothing is found."""
+        return str(self.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+
+    def _read_times(self, counts: Counts) -> None:
         newest = f"SELECT accepted_at, CASE boot WHEN ? THEN boot_s END FROM {_ACCEPTED} ORDER BY first_id DESC LIMIT 1"
         for row in self.connection.execute(newest, (self._boot,)):
             counts.newest_range = Stamp(*row)
         counts.ranges = self.connection.execute(f"SELECT count(*) FROM {_ACCEPTED}").fetchone()[0]
-        return counts
 
     def data_version(self) -> int:
         """Return a number that another one follows when another program has written to the file."""

@@ -25,6 +25,7 @@ from vigiloconn.errors import (
 )
 from vigiloconn.journal import room
 from vigiloconn.journal.clock import JournalClock, Stamp
+from vigiloconn.journal.closing import ClosingNote, Totals
 from vigiloconn.journal.files import (
     LogBlocked,
     NoRoom,
@@ -115,6 +116,9 @@ class DbRetry:
         self._inode = (0, 0)
         advice = ": stop it, or name another file in backup_file"
         self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
+        self._note = ClosingNote(self.path, table)
+        self._untouched: Totals | None = None
+        """What the file was left with, where nobody has touched it since."""
         self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes, free_bytes)
         self._pragmas = {
             "synchronous": synchronous,
@@ -173,6 +177,7 @@ class DbRetry:
         check_place(self.path)
         self._lock.acquire()
         try:
+            self._untouched = self._note.take()
             problem = self._find_damage()
             aside = self._put_away(problem) if problem else None
             self._begin()
@@ -321,15 +326,32 @@ class DbRetry:
     def close(self) -> None:
         """Close in order: everything in one file, the lock released. Harmless when called twice."""
         if not self._database.is_closed():
+            is_whole = False
             try:
                 with self._transaction():
+                    is_whole = self._rows.data_version() == self._data_version
                     self._rows.write_meta({"last_used_id": self.next_id - 1, "running": 0})
             except (JournalFull, JournalBusy, JournalDamaged) as exc:
+                is_whole = False
                 log.warning("journal %s: closed as it is: %s", self.path, exc)
-            self._checkpoint()
-            self._database.close()
+            self._fold_and_close(is_whole)
         self._kept = {}
         self._lock.release()
+
+    def _fold_and_close(self, is_whole: bool) -> None:
+        """Close the file, and note how it is left where nobody else has it open or has written to it."""
+        is_folded = self._checkpoint() and is_whole and not self.volatile
+        stand = self._note.settled_stand() if is_folded else None
+        try:
+            # Behind the look at the file: what is written from here on shows in its times, or in a log that stays.
+            is_ours = self._rows.data_version() == self._data_version
+        except (sqlite3.Error, PeeweeException):
+            is_ours = False
+        self._database.close()
+        if stand is not None and is_ours:
+            counts = self._counts
+            totals = Totals(counts.rows, counts.size_bytes, counts.held, counts.parked_rows, counts.parked_bytes)
+            self._note.write(stand, totals)
 
     # Opening.
 
@@ -363,7 +385,8 @@ class DbRetry:
                     f"journal {self.path}: written by a newer version of this program (schema {version}, known up to "
                     f"{SCHEMA_VERSION}): install that version again, or name another file in backup_file"
                 )
-            verdict = str(self._rows.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+            # It reads the whole file.
+            verdict = "ok" if self._untouched else self._rows.quick_check()
             columns = self._rows.columns()
         if verdict != "ok":
             return " ".join(verdict.split())
@@ -376,6 +399,7 @@ class DbRetry:
         return ""
 
     def _put_away(self, problem: str) -> Path:
+        self._untouched = None
         if not self._kept:
             self._kept = self._kept_in_damaged()
         aside = self.path if self.volatile else set_aside(self.path)
@@ -422,13 +446,16 @@ class DbRetry:
         with self._transaction():
             rows.create(self.clock.boot_id)
             meta = rows.read_meta()
-            counts = rows.count()
+            untouched, self._untouched = self._untouched, None
+            counts = rows.count() if untouched is None else rows.counted(untouched)
             known_id = int(meta.get("last_used_id", 0))
             if meta.get("running") == "1":
                 known_id += CRASH_GAP_IDS
             used_id = max(self.next_id - 1, known_id, rows.highest_id())
-            strange = rows.misplaced()
-            if self._has_only_more(meta):
+            strange = rows.misplaced() if untouched is None else []
+            if untouched is not None:
+                pass
+            elif self._has_only_more(meta):
                 # All that we left is there: what another program has added needs new ids, and ours keep their times.
                 strange = sorted({*strange, *rows.ids_in([(int(meta["last_id"]) + 1, 2**63 - 1)])})
             elif self._is_changed(meta, counts):
