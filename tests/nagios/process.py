@@ -77,7 +77,7 @@ class NagiosProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._paused_worker: psutil.Process | None = None
         self._write_files(objects)
-        self._write_main(socket_path, feed_path, main)
+        self.set_ways(socket_path, feed_path, main)
 
     @property
     def pid(self) -> int:
@@ -168,6 +168,26 @@ class NagiosProcess:
     def log_text(self) -> str:
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
 
+    def set_ways(self, socket_path: Path | None, feed_path: Path | None, main: str = "") -> None:
+        """Do what docs/nagios.md tells the operator to do: Nagios 4.4 has no include for its main file.
+
+        One that runs goes on as before until it is reloaded.
+        """
+        directory = self.directory
+        text = _MAIN.format(directory=directory, user=USER, group=GROUP)
+        if socket_path is not None:
+            sender = directory / "conf" / "vigilo-send"
+            (directory / "resource.cfg").write_text(f"$USER30$={sender} --socket {socket_path}\n")
+            text += f"cfg_file={directory}/conf/vigilo-commands.cfg\nresource_file={directory}/resource.cfg\n"
+            text += (SHIPPED / "vigilo-main.cfg").read_text(encoding="utf-8")
+        if feed_path is not None:
+            shipped = (SHIPPED / "vigilo-feed.cfg").read_text(encoding="utf-8")
+            text += shipped.replace("/var/lib/nagios4/vigilo/feed", str(feed_path))
+        (directory / "nagios.cfg").write_text(text + main, encoding="utf-8")
+        if os.geteuid() == 0:
+            for path in (directory, *directory.rglob("*")):
+                shutil.chown(path, USER, GROUP)
+
     def _block(self, kind: str, **wanted: str) -> dict[str, str]:
         try:
             text = self.status_path.read_text(encoding="utf-8", errors="replace")
@@ -198,20 +218,3 @@ class NagiosProcess:
         for name in ("rw", "results", "plugins"):
             (directory / name).mkdir()
         (directory / "objects.cfg").write_text(common(directory) + objects, encoding="utf-8")
-
-    def _write_main(self, socket_path: Path | None, feed_path: Path | None, main: str) -> None:
-        """Do what docs/nagios.md tells the operator to do: Nagios 4.4 has no include for its main file."""
-        directory = self.directory
-        text = _MAIN.format(directory=directory, user=USER, group=GROUP)
-        if socket_path is not None:
-            sender = directory / "conf" / "vigilo-send"
-            (directory / "resource.cfg").write_text(f"$USER30$={sender} --socket {socket_path}\n")
-            text += f"cfg_file={directory}/conf/vigilo-commands.cfg\nresource_file={directory}/resource.cfg\n"
-            text += (SHIPPED / "vigilo-main.cfg").read_text(encoding="utf-8")
-        if feed_path is not None:
-            shipped = (SHIPPED / "vigilo-feed.cfg").read_text(encoding="utf-8")
-            text += shipped.replace("/var/lib/nagios4/vigilo/feed", str(feed_path))
-        (directory / "nagios.cfg").write_text(text + main, encoding="utf-8")
-        if os.geteuid() == 0:
-            for path in (directory, *directory.rglob("*")):
-                shutil.chown(path, USER, GROUP)

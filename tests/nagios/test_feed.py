@@ -127,6 +127,32 @@ def test_results_of_a_file_that_was_emptied_or_replaced_are_taken(make_feed: Mak
     assert feed.on_the_bus(280) == feed.given
 
 
+def test_site_goes_from_the_commands_to_the_feed_and_back(make_feed: MakeFeed) -> None:
+    """As docs/nagios.md says: the connector has both, then Nagios is told which."""
+    feed = make_feed()
+
+    def use(socket_path: Path | None, feed_path: Path | None) -> None:
+        # Not a reload: Nagios 4.4 aborts at one that takes these settings away.
+        feed.nagios.stop()
+        feed.nagios.set_ways(socket_path, feed_path)
+        feed.nagios.start()
+
+    use(feed.connector.socket_path, None)
+    feed.give(20)
+    assert _sorted(feed.on_the_bus(20)) == feed.given
+    use(None, feed.path)
+    feed.give(20)
+    feed.wait_written()
+    use(feed.connector.socket_path, None)
+    feed.give(20)
+    assert _sorted(feed.on_the_bus(60)) == feed.given
+
+
+def _sorted(found: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Return it without the order, which commands don't keep."""
+    return {name: sorted(numbers) for name, numbers in found.items()}
+
+
 def test_results_wait_in_the_file_while_the_journal_is_full(make_feed: MakeFeed, bus: Bus) -> None:
     """Performance data too, whatever `when_full` says to writers."""
     # Without a queue nothing can be sent, and what is parked stays in the journal.
@@ -145,7 +171,7 @@ def test_results_wait_in_the_file_while_the_journal_is_full(make_feed: MakeFeed,
     _send_parked_again(feed.connector.journal_path)
     feed.connector.start()
     states = feed.on_the_bus(1000)
-    assert {name: sorted(numbers) for name, numbers in states.items()} == feed.given
+    assert _sorted(states) == feed.given
     perf = [int(message.json()["value"]) for message in bus.drain("perf", 1000, PATIENCE_S)]
     assert sorted(perf) == list(range(1, 1001))
 
