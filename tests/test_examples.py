@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -145,6 +146,21 @@ def test_producer_sends_the_load_again_and_again(bus: Bus, example: Make) -> Non
     assert [message["datasource"] for message in first] == ["load1", "load5", "load15"] * 2
     assert {message["host"] for message in first} == {"srv1"}
     assert all(message["value"] >= 0 for message in first)
+    assert process.terminate() == 0
+
+
+def test_syslog_lines_of_several_clients_are_events(bus: Bus, example: Make) -> None:
+    bus.declare_queue("events", bus.declare_exchange("event"))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = example("syslog", {"port": port})
+    process.launch()
+    process.wait_log("connected to", 60)
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", port), 20) as client:
+            client.sendall(b"<11>first\n<14>second\n")
+    found = [message.json() for message in bus.drain("events", 4, 60)]
+    assert sorted(each["message"] for each in found) == ["first", "first", "second", "second"]
     assert process.terminate() == 0
 
 

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vigiloconn"
 #: The only modules that may import py-amqp.
 AMQP_EDGE = {f"vigiloconn.bus.{name}" for name in ("connection", "contents", "frames", "pyamqp", "transport")}
+#: The other end of the wire.
+AMQP_EDGE |= {"vigiloconn.testing.scripted"}
 MAX_TOP_MODULES = 20
 MAX_FOLDER_SHARE = 0.15
 

@@ -139,7 +139,8 @@ class VigiloClient(Handler):
     def _live_once(self) -> float:
         """Connect and read until the connection is lost. Returns the delay before the next attempt, in seconds."""
         endpoint = self._rotation.current
-        connection = BusConnection(endpoint, self._settings, dial=self._dial, name=self._connection_name)
+        make = self.supervisor.open_connection or BusConnection
+        connection = make(endpoint, self._settings, dial=self._dial, name=self._connection_name)
         self._attempt = connection
         try:
             connection.connect()

@@ -123,6 +123,8 @@ class Supervisor:
         wait: Callable[[Event, float], Any] = lambda event, seconds: event.wait(seconds),
     ) -> None:
         self.stop_timeout_s = stop_timeout_s
+        self.open_connection: Callable[..., Any] | None = None
+        """What clients connect with in place of their own way: tests put a bus in memory here."""
         self.exit_status = 0
         self.crashes = 0
         self._max_crashes = max_crashes

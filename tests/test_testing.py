@@ -1,0 +1,129 @@
+"""What authors' tests stand on: the bus in memory does what a real broker does. One suite runs on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+
+from tests.support.rabbit import RabbitNode
+from vigiloconn.connectors.parts import add_consumer, add_journal, add_publisher
+from vigiloconn.errors import BadMessage
+from vigiloconn.handlers.message import MessageHandler
+from vigiloconn.handlers.source import Source
+from vigiloconn.options import Settings
+from vigiloconn.supervisor import Supervisor
+from vigiloconn.testing import MemoryBus, Running, run_connector
+
+
+class Copier(MessageHandler):
+    """Sends what comes on to `out`, and notes it."""
+
+    name = "copier"
+
+    def __init__(self, publisher: Any) -> None:
+        super().__init__()
+        self._publisher = publisher
+        self.seen: list[Any] = []
+        self.gate: Callable[[], None] = lambda: None
+
+    def process_message(self, message: dict[str, Any]) -> None:
+        if "bad" in message:
+            raise BadMessage("told so")
+        self.gate()
+        self._publisher.send("out", "key", message, mandatory=True).get()
+        self.seen.append(message["n"])
+
+
+def build(settings: Settings, supervisor: Supervisor) -> None:
+    publisher = add_publisher(settings, supervisor)
+    add_consumer(settings, supervisor, Copier(publisher), publisher)
+
+
+SETTINGS_TEXT = "[bus]\nqueue = in\nsubscriptions = source:a.*\n"
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    bus = MemoryBus()
+    bus.declare_exchange("source", "topic")
+    bus.declare_queue("copies", bus.declare_exchange("out"))
+    with run_connector(build, SETTINGS_TEXT, bus=bus) as made:
+        made.wait(lambda: bus._queues.get("in") and bus._queues["in"].consumers)
+        yield made
+    assert made.exit_status == 0
+
+
+def test_messages_pass_in_order_and_are_acknowledged(running: Running) -> None:
+    for number in range(300):
+        running.bus.publish("source", "a.x", {"n": number})
+    assert [each.json()["n"] for each in running.bus.drain("copies", 300)] == list(range(300))
+    running.wait(lambda: running.bus.depth("in") == 0)
+
+
+def test_what_no_binding_wants_does_not_come(running: Running) -> None:
+    assert not running.bus.publish("source", "b.x", {"n": 1})
+
+
+def test_what_can_not_be_handled_is_in_the_dead_letter_queue_with_its_reason(running: Running) -> None:
+    running.bus.publish("", "in", {"bad": 1}, message_id="m")
+    [letter] = running.bus.drain("in.dead", 1)
+    assert letter.headers["x-vigilo-reason"] == "BadMessage: told so"
+    running.wait(lambda: running.bus.depth("in") == 0)
+
+
+def test_after_a_loss_of_the_connection_what_was_not_acknowledged_comes_again(running: Running) -> None:
+    copier = running.handler(Copier)
+    held = gevent.event.Event()
+    copier.gate = held.wait
+    for number in range(5):
+        running.bus.publish("", "in", {"n": number})
+    running.wait(lambda: not running.bus._queues["in"].ready)
+    running.bus.stop()
+    running.bus.start()
+    held.set()
+    running.wait(lambda: running.bus.depth("in") == 0 and running.bus.depth("copies") >= 5, timeout_s=20)
+    assert sorted(set(copier.seen)) == list(range(5))
+
+
+def test_a_refused_message_is_tried_again(running: Running) -> None:
+    running.bus.refused.add("out")
+    running.bus.publish("", "in", {"n": 1})
+    running.wait(lambda: running.handler(Copier).failed > 0)
+    running.bus.refused.clear()
+    assert running.bus.drain("copies", 1)[0].json() == {"n": 1}
+
+
+class Ticker(Source):
+    def produce(self) -> None:
+        self.put([{"type": "event", "n": 1}], position="1", wait=True)
+        self.wait()
+
+
+def build_source(settings: Settings, supervisor: Supervisor) -> None:
+    supervisor.add(Ticker(add_journal(settings, supervisor)))
+
+
+def test_a_sources_messages_reach_the_bus() -> None:
+    bus = MemoryBus()
+    bus.declare_queue("q", bus.declare_exchange("event", "topic"), "#")
+    with run_connector(build_source, bus=bus) as made:
+        assert bus.drain("q", 1)[0].json() == {"type": "event", "n": 1}
+        assert made.handler(Ticker).position == "1"
+
+
+def test_the_same_connector_does_the_same_on_a_real_broker(rabbit: RabbitNode, vhost: str, bus: Any) -> None:
+    bus.declare_exchange("source", "topic")
+    bus.declare_queue("copies", bus.declare_exchange("out"))
+    bus.declare_queue("in", "source", "a.*")
+    account = f"hosts = {rabbit.address}\nuser = {rabbit.user}\npassword = {rabbit.password}\nvhost = {vhost}\n"
+    settings = SETTINGS_TEXT.replace("[bus]\n", f"[bus]\n{account}")
+    with run_connector(build, settings, on_memory=False) as made:
+        for number in range(50):
+            bus.publish("source", "a.x", {"n": number})
+        bus.publish("", "in", {"bad": 1})
+        made.wait(lambda: made.handler(Copier).stats()["acknowledged"] == 51, timeout_s=30)
+    assert [each.json()["n"] for each in bus.drain("copies", 50)] == list(range(50))
+    assert [each.json() for each in bus.drain("in.dead", 1)] == [{"bad": 1}]
