@@ -87,7 +87,7 @@ def run_one(cluster: Cluster, plan: Plan, keep: Path, options: str) -> Report:
         if report.verdict.findings:
             kept = keep / str(plan.seed)
             shutil.rmtree(kept, ignore_errors=True)
-            shutil.copytree(place / "run", kept, ignore=shutil.ignore_patterns("*.sock", "*.sqlite*"))
+            shutil.copytree(place / "run", kept, ignore=shutil.ignore_patterns("*.sock", "*.sqlite*", "*.cmd"))
             for finding in report.verdict.findings:
                 say(f"  ! {finding}")
             arguments = f" ARGS='{options}'" if options else ""

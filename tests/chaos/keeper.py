@@ -10,6 +10,8 @@ from tests.chaos.controls import Controls
 from tests.support.connector import ConnectorProcess
 
 _RESTART_S = 0.2
+#: How long a start may take until SIGTERM means the orderly stop; before that nothing has begun that it could end.
+_START_S = 2.0
 
 
 class Keeper:
@@ -24,6 +26,7 @@ class Keeper:
         self._connector = connector
         self._controls = controls
         self._deaths = 0.0
+        self._launched_s = 0.0
         self._may_run = threading.Event()
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -69,8 +72,10 @@ class Keeper:
                 return 0
             self._connector.process.send_signal(signal.SIGCONT)
             self._connector.process.send_signal(number)
+            is_young = time.monotonic() - self._launched_s < _START_S
             try:
-                return self._connector.wait(timeout_s)
+                status = self._connector.wait(timeout_s)
+                return 0 if is_young and status == -signal.SIGTERM else status
             except AssertionError:
                 self._connector.kill()
                 return None
@@ -84,6 +89,7 @@ class Keeper:
                 if self._may_run.is_set() and not self._connector.is_running:
                     self._note_end()
                     self._connector.launch()
+                    self._launched_s = time.monotonic()
                     self.starts += 1
             self._closing.wait(_RESTART_S)
 

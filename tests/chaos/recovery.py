@@ -104,9 +104,11 @@ def wait_back(
     return verdict_on_time(time.monotonic() - started_s, backlog, lag)
 
 
-def verdict_on_time(took_s: float, backlog: int, lag: Lag) -> tuple[float, str]:
+def verdict_on_time(
+    took_s: float, backlog: int, lag: Lag, backlog_per_s: float = BACKLOG_PER_S
+) -> tuple[float, str]:
     """Return `took_s`, and what is wrong with it, "" for nothing."""
-    bound_s = PROMISED_S + ALLOWED_S + backlog / BACKLOG_PER_S + lag.take_s()
+    bound_s = PROMISED_S + ALLOWED_S + backlog / backlog_per_s + lag.take_s()
     if took_s <= bound_s:
         return took_s, ""
     return took_s, (
