@@ -162,3 +162,27 @@ def test_a_number_that_a_dead_process_left_in_a_lock_holds_nothing(tmp_path: Pat
     with path.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert holder_of(str(path)) == os.getpid()
+
+
+def test_a_custom_connector_without_a_journal_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / "pager.py").write_text(
+        "from vigiloconn.connectors.parts import add_consumer\n"
+        "from vigiloconn.handlers.message import MessageHandler\n\n"
+        "class Pager(MessageHandler):\n    def process_message(self, message):\n        pass\n\n"
+        "def build(settings, supervisor):\n    add_consumer(settings, supervisor, Pager())\n"
+    )
+    bus = {**_NO_BROKER, "queue": "pager"}
+    control = tmp_path / "control.sock"
+    running = ConnectorProcess(tmp_path, bus=bus, connector={"control": control}, name="pager:build")
+    running.launch()
+    try:
+        wait_until(control.exists, 15.0, "the control socket")
+        argv = [sys.executable, "-m", "vigiloconn", "status", "pager:build", "--config", str(running.settings_path)]
+        done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    finally:
+        running.close()
+    assert done.returncode == 1, done.stderr
+    assert "vigilo-connector-pager-1" in done.stdout
+    assert re.search(r"client \(consume\) +away; tries 127.0.0.1:1", done.stdout)
+    assert re.search(r"messages +in 0.0/s .* 0 wait, 0 dead letters", done.stdout)
+    assert "journal" not in done.stdout
