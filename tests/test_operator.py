@@ -9,10 +9,14 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from vigiloconn.control.exchange import Request
 from vigiloconn.control.inquiry import Inquiry
+from vigiloconn.control.metrics import Metrics
 from vigiloconn.control.operator import Operator
+from vigiloconn.control.report import Insight, Report
 from vigiloconn.control.state import StateLog
 from vigiloconn.interfaces import Level, Problem
+from vigiloconn.kit.histogram import Histogram
 from vigiloconn.supervisor import Handler, Supervisor
 
 DEADLINE_S = 5.0
@@ -117,3 +121,22 @@ def test_a_part_whose_details_fail_is_a_problem_and_outlived(caplog: pytest.LogC
     assert (found.problem.name, found.problem.level) == ("part-mute", Level.WARNING)
     assert "details() failed" in found.problem.text
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_of_parts_with_one_name_each_is_told_and_each_has_its_problems_and_metrics() -> None:
+    parts = [Part(), Part()]
+    for number, part in enumerate(parts):
+        part.found = [Problem("own-problem", Level.WARNING, f"of part {number}")]
+    supervisor = Supervisor()
+    for part in parts:
+        supervisor.add(part)
+    inquiry = Inquiry(lambda: supervisor.handlers)
+    insight = Insight(lambda: 0.0, (), (), Histogram(), Histogram())
+    report = Report("c", supervisor, inquiry, StateLog(), insight)
+    document = report.document()
+    assert [part["name"] for part in document["parts"]] == ["part", "part 2"]
+    assert [problem["text"] for problem in document["state"]["problems"]] == ["of part 0", "of part 1"]
+    reply = Metrics(report.document, Histogram(), Histogram()).answer(Request("GET", "/metrics", {}, b"", None))
+    lines = bytes(reply.body).decode().splitlines()  # type: ignore[arg-type]
+    samples = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(set(samples)) == len(samples)

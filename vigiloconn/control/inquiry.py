@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Inquiry:
 
     def problems(self) -> list[Found]:
         """Return the problems of all parts."""
-        return [Found(part.name, problem) for part in self._parts() for problem in self._problems_of(part)]
+        return [Found(name, problem) for name, part in named(self._parts()) for problem in self._problems_of(part)]
 
     def figures(self) -> dict[str, float]:
         """Return the figures of all parts under one name each; see `merge_figures`."""
@@ -84,6 +85,14 @@ class Inquiry:
 
 def _checked(name: object, level: int, text: object, about: object = "") -> Problem:
     return Problem(str(name), Level(level), str(text), str(about))
+
+
+def named(parts: Iterable[Handler]) -> Iterator[tuple[str, Handler]]:
+    """Return the parts with their names, each of its own: the second of the same name is `NAME 2`."""
+    seen: Counter[str] = Counter()
+    for part in parts:
+        seen[part.name] += 1
+        yield (part.name if seen[part.name] == 1 else f"{part.name} {seen[part.name]}"), part
 
 
 def merge_figures(

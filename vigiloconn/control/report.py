@@ -13,7 +13,7 @@ from vigiloconn.control.advice import advice_for
 from vigiloconn.control.exchange import HTML, Refused, Reply, Request, as_json
 from vigiloconn.control.flow import COUNTERS, Totals, backlog_text, totals
 from vigiloconn.control.history import History
-from vigiloconn.control.inquiry import Inquiry
+from vigiloconn.control.inquiry import Inquiry, named
 from vigiloconn.control.journalfile import Contents
 from vigiloconn.control.lookout import JournalFile
 from vigiloconn.control.page import PAGE
@@ -125,9 +125,9 @@ class Report:
         contents = [file.seen(0.0, _WAIT_S) for file in self._insight.files if now.parked]
         for file in self._insight.ages if now.waiting else ():
             file.seen(0.0, _WAIT_S)
-        handlers = self._supervisor.handlers
-        details = {part.name: self._inquiry.details_of(part) for part in handlers}
-        parts = [self._part(part, details[part.name]) for part in handlers]
+        handlers = dict(named(self._supervisor.handlers))
+        details = {name: self._inquiry.details_of(part) for name, part in handlers.items()}
+        parts = [self._part(name, part, details[name]) for name, part in handlers.items()]
         return {
             "connector": self._name,
             "version": __version__,
@@ -184,10 +184,10 @@ class Report:
             "drained_in_s": round(left_s, 1) if left_s is not None else None,
         }
 
-    def _part(self, part: Handler, details: Mapping[str, Any]) -> dict[str, Any]:
+    def _part(self, name: str, part: Handler, details: Mapping[str, Any]) -> dict[str, Any]:
         life = self._supervisor.life_of(part)
         return {
-            "name": part.name,
+            "name": name,
             "state": life.state,
             "for_s": round(max(0.0, self._clock() - life.since_s), 1),
             "crashes": life.crashes,
