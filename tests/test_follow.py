@@ -6,6 +6,7 @@ import ctypes
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,24 @@ def house(tmp_path: Path) -> Iterator[House]:
     built = House(tmp_path)
     yield built
     built.stop()
+
+
+def test_datasources_of_records_carry_their_service_where_the_settings_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "perf"
+    settings = parse_settings(
+        f"[connector]\nbackup_file = {tmp_path}/backup.sqlite\n[connector-nagios]\nfollow = {path}\n"
+        "follow_with_service = True\n"
+    )
+    path.write_bytes(b"DATATYPE::SERVICEPERFDATA\tTIMET::1\tHOSTNAME::h\tSERVICEDESC::S\tSERVICEPERFDATA::a=1\n")
+    crank = Crank(tmp_path / "backup.sqlite")
+    (follower,) = filefollowers_factory(settings, crank.provider)
+    follower.start_service()
+    while follower.take():
+        crank.provider.cycle()
+    follower.close()
+    crank.close()
+    with closing(sqlite3.connect(tmp_path / "backup.sqlite")) as reader:
+        assert reader.execute("SELECT json_extract(msg, '$.datasource') FROM tobus").fetchall() == [("S-a",)]
 
 
 def test_lines_are_accepted_with_the_position_behind_them(house: House) -> None:
