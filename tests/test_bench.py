@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from bench import document, plots
 from bench.lines import WARM_WRITER, Shape
+from bench.procfs import usage
 from bench.receiver import Tally
 from bench.report import Report
 from vigiloconn.serialize import parse_chunk
@@ -46,6 +50,18 @@ def test_lines_that_warm_up_are_not_measured() -> None:
     tally = Tally()
     tally.note(Shape().maker()(WARM_WRITER, 0, 5), 9)
     assert (tally.warm, tally.lines, tally.delays_ms, tally.faults) == (1, 0, [], [])
+
+
+def test_the_cpu_of_a_process_includes_what_its_threads_took_before_they_ended() -> None:
+    def spin() -> None:
+        while time.thread_time() < 0.05:
+            pass
+
+    before = usage(os.getpid()).cpu_s
+    thread = threading.Thread(target=spin)
+    thread.start()
+    thread.join()
+    assert usage(os.getpid()).cpu_s - before >= 0.05
 
 
 def test_a_target_is_held_against_the_median_and_a_miss_is_remembered() -> None:
