@@ -117,7 +117,8 @@ def test_a_whole_record_in_an_output_is_text() -> None:
 def test_performance_data_forge_nothing() -> None:
     parsed = parse(service(SERVICEPERFDATA=f"a=1\tHOSTNAME::other|{service(HOSTNAME='other').decode()}"))
     assert {each["host"] for each in messages(parsed)} == {"h"}
-    assert {each["service"] for each in messages(parsed) if each["type"] == "state"} == {"S 1"}
+    (state,) = [each for each in messages(parsed) if each["type"] == "state"]
+    assert (state["service"], state["message"]) == ("S 1", "fine")
 
 
 @pytest.mark.parametrize("pieces", [("SERVICEOUTPUT", "déjà"), ("SERVICEPERFDATA", "'é'=1")])
@@ -245,6 +246,8 @@ def test_keys_behind_a_plugins_text_do_not_count() -> None:
     ours = service().partition(b"\tSERVICEOUTPUT")[0].split(b"\t", 4)
     line = b"\t".join([*ours[:3], b"SERVICEDESC::S 1", b"SERVICEPERFDATA::a=1", ours[4], b"SERVICEOUTPUT::x|"])
     assert kinds(parse(line + b"\tSERVICEPERFDATA::a=1\tEND::1")) == ["perf"]
+    before = service().partition(b"\tSERVICEOUTPUT")[0]
+    assert kinds(parse(before + b"\tSERVICEPERFDATA::a=1\tSERVICEOUTPUT::x|\tSERVICEPERFDATA::a=1\tEND::1")) == ["perf"]
     (rejected,) = parse(b"DATATYPE::HOSTPERFDATA\tTIMET::1\tHOSTPERFDATA::a=1\tHOSTNAME::h").rejected
     assert rejected[1].startswith("expected a whole record, with TIMET and HOSTNAME before")
 
