@@ -218,7 +218,7 @@ def test_next_broker_is_tried_at_once(before: str, wrong: bytes, caplog: pytest.
         assert len(bad.sessions) == 1
         assert rig.supervisor.crashes == 0
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert line.getMessage().startswith(f"bus lost: {bad.address}: speaks no AMQP that was agreed: ")
+    assert f" {bad.address}: speaks no AMQP that was agreed: " in line.getMessage()
 
 
 @pytest.mark.parametrize(("offered", "agreed"), [

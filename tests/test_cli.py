@@ -228,3 +228,25 @@ def test_send_with_sync_says_whether_the_lines_are_safe(process: ConnectorProces
     assert refused.returncode == 1
     assert "malformed" in refused.stderr
     assert call("send", "--timeout", "0", text="").returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], ["run", "nagios", "secret"], ["journal", "nosuch"], ["run"]])
+def test_arguments_that_do_not_fit_are_said_in_words_of_ours_and_not_quoted(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "vigiloconn", *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert "see --help" in done.stderr.splitlines()[0]
+    assert "unmatched" not in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["journal", "--help"], ["bus", "--help"]])
+def test_a_reader_that_has_seen_enough_is_no_traceback(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "vigiloconn", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

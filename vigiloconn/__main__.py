@@ -8,6 +8,20 @@ import sys
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program with `argv` (without its name) and return the exit status."""
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has what it wanted: `... | head`.
+        from vigiloconn.kit.arguments import leave_closed_pipe
+
+        leave_closed_pipe()
+        return 0
+
+
+def _main(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["send"]:
         from vigiloconn.cli import send as sendcli

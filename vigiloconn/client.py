@@ -6,6 +6,7 @@ Knows brokers, back-off and events; what travels on the connection is its handle
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,7 @@ from vigiloconn import ipv6
 from vigiloconn.bus.channels import ChannelPool
 from vigiloconn.bus.connection import BusConnection, tls_context
 from vigiloconn.bus.rotation import Rotation
+from vigiloconn.bus.words import Outage
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker
 from vigiloconn.interfaces import Level, Problem
 from vigiloconn.ipv6 import Endpoint
@@ -57,6 +59,8 @@ class VigiloClient(Handler):
         endpoints = [ipv6.parse_endpoint(host, settings.default_port) for host in settings.hosts]
         # Within two heartbeats of its cure a broker is to be found: one for noticing, one for the delay.
         self._rotation = Rotation(endpoints, min(settings.max_reconnect_delay_s, settings.heartbeat_s))
+        self._role = match[1] if (match := re.fullmatch(r"client \((.+)\)", name)) else name
+        self._outage = Outage(self._role, settings.use_ssl, time.monotonic)
         self._attempt: BusConnection | None = None
         self._stop = Event()
         self._blocked_at: float | None = None
@@ -77,7 +81,6 @@ class VigiloClient(Handler):
         while not self.supervisor.stopping:
             delay_s = self._live_once()
             if delay_s > 0 and not self.supervisor.stopping:
-                log.info("next attempt, at %s, in %.1f s", self._rotation.current, delay_s)
                 self._next_try_s = time.monotonic() + delay_s
                 self._stop.wait(delay_s)
 
@@ -145,7 +148,7 @@ class VigiloClient(Handler):
         try:
             connection.connect()
         except (BusDown, BusRefused) as exc:
-            return self._failed(exc) if not self._stop.is_set() else 0.0
+            return self._failed(exc, was_connected=False) if not self._stop.is_set() else 0.0
         finally:
             self._attempt = None
         if self._stop.is_set():
@@ -170,7 +173,7 @@ class VigiloClient(Handler):
             self._returning = False
             self._rotation.prefer()
             return 0.0
-        return self._failed(self.last_error)
+        return self._failed(self.last_error, was_connected=True)
 
     def _dial(self, endpoint: Endpoint, timeout_s: float) -> Any:
         def spawn(function: Callable[..., Any], *args: Any) -> Any:
@@ -178,16 +181,20 @@ class VigiloClient(Handler):
 
         return ipv6.connect(endpoint, timeout_s, spawn=spawn)
 
-    def _failed(self, error: BusDown | BusRefused) -> float:
-        log.warning("bus lost: %s", error)
+    def _failed(self, error: BusDown | BusRefused, *, was_connected: bool) -> float:
+        said = self._outage.failed(error, self._rotation.current, was_connected=was_connected)
         self.last_error = without_traces(error)
         was_blocked, self._blocked_at = self._blocked_at is not None, None
         leave = was_blocked or isinstance(error, LeaveBroker)
         is_refused = isinstance(error, BusRefused) and error.code in (0, 403, 530)
-        return self._rotation.failed(leave=leave, slow=is_refused and not self.channels.explains(error))
+        delay_s = self._rotation.failed(leave=leave, slow=is_refused and not self.channels.explains(error))
+        if said is not None:
+            log.warning("%s; next try, at %s, in %.1f s", said, self._rotation.current, delay_s)
+        return delay_s
 
     def _made(self, connection: BusConnection) -> None:
-        log.info("connected to %s", connection.endpoint)
+        log.info("%s: connected to %s", self._role, connection.endpoint)
+        self._outage.made()
         connection.on_blocked = self._on_blocked
         self.connection = connection
         self.connections += 1

@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from docopt import DocoptExit, docopt
-
 from vigiloconn import __version__
 from vigiloconn.cli.desks import become_owner
 from vigiloconn.cli.journalchanges import Changes
@@ -23,6 +21,7 @@ from vigiloconn.journal.amend import Order
 from vigiloconn.journal.lines import to_line
 from vigiloconn.journal.pages import HELD, PARKED, WAITING, Entry
 from vigiloconn.journal.reader import JournalReader
+from vigiloconn.kit.arguments import parse_arguments
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail, say
 from vigiloconn.kit.lockfile import holder_of
 from vigiloconn.kit.progress import Progress
@@ -89,11 +88,7 @@ Exit status: 0 done; 1 it could not be done, or not all of it; 2 usage or settin
 
 def main(arguments: list[str]) -> int:
     """Do what `arguments`, which begin with `journal`, say, and return the exit status."""
-    try:
-        options = docopt(USAGE, arguments, version=f"{PROGRAM} {__version__}")
-    except DocoptExit as exc:
-        print(str(exc).strip(), file=sys.stderr)
-        return EXIT_USAGE
+    options = parse_arguments(USAGE, arguments, f"{PROGRAM} {__version__}", PROGRAM)
     # What the journal itself has to say is for this person.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=f"{PROGRAM}: %(message)s")
     try:

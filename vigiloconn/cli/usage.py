@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from docopt import DocoptExit, docopt
-
 from vigiloconn import __version__
-from vigiloconn.kit.exits import EXIT_USAGE
+from vigiloconn.kit.arguments import parse_arguments
 
 USAGE = """Link monitoring to an AMQP bus.
 
@@ -62,12 +59,7 @@ class UsageError(Exception):
 def parse(arguments: list[str]) -> dict[str, Any]:
     """Return what docopt makes of the command line. Prints usage and raises SystemExit with status 2 where it
     makes nothing of it, with 0 for `--help` and `--version`."""
-    try:
-        return dict(docopt(USAGE, arguments, version=f"vigilo-connector {__version__}"))
-    except DocoptExit as exc:
-        lines = str(exc).strip()
-        print(lines, file=sys.stderr)
-        raise SystemExit(EXIT_USAGE) from None
+    return parse_arguments(USAGE, arguments, f"vigilo-connector {__version__}", "vigilo-connector")
 
 
 def parse_instance(text: str | None) -> int | None:
