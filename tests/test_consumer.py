@@ -130,27 +130,36 @@ def test_many_are_acknowledged_by_one_frame_and_once(consuming: Consuming) -> No
     assert consuming.consumer.unacknowledged == 0
 
 
-def test_what_is_finished_early_waits_for_those_before_it(consuming: Consuming) -> None:
+def test_what_is_finished_early_is_acknowledged_by_its_own_tag_and_not_named_again(consuming: Consuming) -> None:
     one, two, three, four = consuming.deliver(4)
     consuming.finish([two])
     consuming.finish([four, three])
     consuming.consumer.flush_acks()
-    assert consuming.settled == []
+    early = [("ack", 2, False), ("ack", 3, False), ("ack", 4, False)]
+    assert consuming.settled == early
     assert consuming.consumer.unacknowledged == 0
     consuming.finish([one])
-    assert consuming.consumer.unacknowledged == 4
     consuming.consumer.flush_acks()
-    assert consuming.settled == [("ack", 4, True)]
+    assert consuming.settled == [*early, ("ack", 1, True)]
+    assert consuming.consumer.unacknowledged == 0
+
+
+def test_what_is_finished_early_and_reached_before_it_was_told_goes_with_the_others(consuming: Consuming) -> None:
+    one, two, three = consuming.deliver(3)
+    consuming.finish([three, two])
+    consuming.finish([one])
+    consuming.consumer.flush_acks()
+    assert consuming.settled == [("ack", 3, True)]
 
 
 def test_a_gap_ends_the_acknowledgement_before_it(consuming: Consuming) -> None:
     one, two, three, four = consuming.deliver(4)
     consuming.finish([one, two, four])
     consuming.consumer.flush_acks()
-    assert consuming.settled == [("ack", 2, True)]
+    assert consuming.settled == [("ack", 2, True), ("ack", 4, False)]
     consuming.finish([three])
     consuming.consumer.flush_acks()
-    assert consuming.settled == [("ack", 2, True), ("ack", 4, True)]
+    assert consuming.settled == [("ack", 2, True), ("ack", 4, False), ("ack", 3, True)]
 
 
 @pytest.mark.parametrize(("rejected", "frames"), [
@@ -171,15 +180,15 @@ def test_a_rejection_stands_between_the_acknowledgements_of_its_neighbours(
     assert consuming.channel.unsettled == []
 
 
-def test_a_rejection_behind_a_gap_waits_too(consuming: Consuming) -> None:
+def test_a_rejection_behind_a_gap_goes_by_itself_too(consuming: Consuming) -> None:
     one, two, three = consuming.deliver(3)
     consuming.finish([two], accepted=False)
     consuming.finish([three])
     consuming.consumer.flush_acks()
-    assert consuming.settled == []
+    assert consuming.settled == [("reject", 2, False), ("ack", 3, False)]
     consuming.finish([one])
     consuming.consumer.flush_acks()
-    assert consuming.settled == [("ack", 1, True), ("reject", 2, False), ("ack", 3, True)]
+    assert consuming.settled == [("reject", 2, False), ("ack", 3, False), ("ack", 1, True)]
 
 
 def test_a_rejection_right_behind_what_was_acknowledged_acknowledges_nothing_again(consuming: Consuming) -> None:
@@ -224,7 +233,7 @@ def test_the_frames_are_the_librarys_own_bytes() -> None:
 # --- sizes ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_above_the_largest_is_rejected_once_those_before_it_are_finished(consuming: Consuming) -> None:
+def test_a_message_above_the_largest_is_rejected_whatever_is_before_it(consuming: Consuming) -> None:
     consuming.channel.deliver(b"x" * 1_000_000)
     consuming.channel.deliver(b"x" * 1_000_001)
     consuming.channel.deliver(b"after")
@@ -232,10 +241,10 @@ def test_a_message_above_the_largest_is_rejected_once_those_before_it_are_finish
     assert (len(first.body), last.body) == (1_000_000, b"after")
     assert consuming.too_large == [1_000_001]
     consuming.consumer.flush_acks()
-    assert consuming.settled == []
+    assert consuming.settled == [("reject", 2, False)]
     consuming.finish([first, last])
     consuming.consumer.flush_acks()
-    assert consuming.settled == [("ack", 1, True), ("reject", 2, False), ("ack", 3, True)]
+    assert consuming.settled == [("reject", 2, False), ("ack", 1, True), ("ack", 3, True)]
     assert not consuming.consumer.is_winding_down
 
 
