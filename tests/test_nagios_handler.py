@@ -129,7 +129,7 @@ def test_without_nagios_nothing_counts_as_done(handler: NagiosCommandHandler) ->
 def test_an_empty_list_of_accepted_commands_is_a_warning(fifo: Path) -> None:
     made = NagiosCommandHandler(CommandPipe(fifo), [])
     made.subscribe(QUEUE)
-    assert any(level == 1 and "accepted_commands" in text for _, level, text in made.problems())
+    assert any(level == 1 and "accepted_commands" in text for _, level, text, _ in made.problems())
 
 
 def grouping(fifo: Path, directory: Path) -> NagiosCommandHandler:
@@ -179,7 +179,7 @@ def test_where_no_file_can_be_written_commands_go_one_by_one_with_a_warning(
     made = grouping(fifo, tmp_path / "commands")
     made.process_messages([message(1), message(2)])
     assert reader.lines() == [line(1), line(2)]
-    assert any("no file of commands" in text for _, _, text in made.problems())
+    assert any("no file of commands" in text for _, _, text, _ in made.problems())
     (tmp_path / "commands").unlink()
     made.process_messages([message(3), message(4)])
     assert made.problems() == []
