@@ -186,3 +186,12 @@ def test_a_custom_connector_without_a_journal_is_told_too(tmp_path: Path) -> Non
     assert re.search(r"client \(consume\) +away; tries 127.0.0.1:1", done.stdout)
     assert re.search(r"messages +in 0.0/s .* 0 wait, 0 dead letters", done.stdout)
     assert "journal" not in done.stdout
+
+
+def test_a_lock_of_another_process_on_a_file_of_the_same_number_is_not_taken_for_ours(tmp_path: Path) -> None:
+    # Inodes are told apart by their filesystem, which the kernel's list does not name as stat does.
+    path = tmp_path / "lock"
+    path.write_text("1\n")
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert holder_of(str(path)) is None
