@@ -16,6 +16,7 @@ from vigiloconn.handlers.source import Source
 from vigiloconn.options import Settings
 from vigiloconn.supervisor import Supervisor
 from vigiloconn.testing import MemoryBus, Running, run_connector
+from vigiloconn.testing.fixtures import VARIABLE, broker_settings
 
 
 class Copier(MessageHandler):
@@ -127,3 +128,20 @@ def test_the_same_connector_does_the_same_on_a_real_broker(rabbit: RabbitNode, v
         made.wait(lambda: made.handler(Copier).stats()["acknowledged"] == 51, timeout_s=30)
     assert [each.json()["n"] for each in bus.drain("copies", 50)] == list(range(50))
     assert [each.json() for each in bus.drain("in.dead", 1)] == [{"bad": 1}]
+
+
+@pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_without_a_broker_a_test_is_skipped_and_fails_in_ci(
+    ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "127.0.0.1:1")
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="no broker at"):
+        broker_settings()
+
+
+def test_a_connector_waits_for_a_broker_that_is_away_and_is_served_when_it_comes(running: Running) -> None:
+    running.bus.stop()
+    running.bus.publish("source", "a.x", {"n": 1})
+    running.bus.start()
+    assert running.bus.drain("copies", 1, 20)[0].json() == {"n": 1}

@@ -89,6 +89,7 @@ class MemoryBus:
 
     def publish(self, exchange: str, routing_key: str, message: Any, **properties: Any) -> bool:
         """Publish a dict as JSON, or bytes; properties are named as py-amqp does. False if no queue wants it."""
+        assert exchange == "" or exchange in self._exchanges, f"no exchange {exchange!r}: declare_exchange it first"
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
         return self._route(_Message(body, exchange, routing_key, properties))
 
