@@ -14,7 +14,7 @@ import pytest
 from tests.test_message_policy import Bus, Recorder, reason, wait_for
 from vigiloconn.consuming.envelope import Envelope
 from vigiloconn.consuming.unpack import unpack_as
-from vigiloconn.errors import BadMessage, NotNow, Retry, RetryLater
+from vigiloconn.errors import BadMessage, NotNow, PipeClosed, Retry, RetryLater
 from vigiloconn.handlers import message as message_module
 
 
@@ -121,6 +121,16 @@ def test_not_now_without_a_time_consumes_again_once_the_probe_returns(
     wait_for(lambda: not channel.is_open)
     wait_for(lambda: made._consuming())
     assert len(probes) == 3
+
+
+def test_who_looks_after_a_pipe_by_itself_is_not_resumed_blindly(bus: Callable[..., Bus]) -> None:
+    made = bus(Raising(PipeClosed("away")))
+    channel = made.channel
+    made.deliver({"n": 1})
+    wait_for(lambda: not channel.is_open)
+    assert made.handler._resuming is None
+    made.handler.resume_producing()
+    wait_for(lambda: made._consuming())
 
 
 def test_a_second_parameter_gets_the_envelope(bus: Callable[..., Bus]) -> None:

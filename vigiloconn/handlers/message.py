@@ -24,7 +24,7 @@ from vigiloconn.consuming.postponed import Postponed
 from vigiloconn.consuming.subscriber import MAX_BYTES, QueueSubscriber
 from vigiloconn.consuming.unpack import unpack_as
 from vigiloconn.consuming.work import InHand, Interrupted, ItemFailed, LastError, Progress, RetryPolicy, Work
-from vigiloconn.errors import BadMessage, NotNow, Retry, RetryLater, SettingsError
+from vigiloconn.errors import BadMessage, NotNow, PipeClosed, Retry, RetryLater, SettingsError
 from vigiloconn.interfaces import Answer, Client, Level, Problem
 from vigiloconn.kit.backoff import backoff_delays
 from vigiloconn.kit.escape import printable
@@ -478,12 +478,15 @@ class MessageHandler(Handler):
             log.info("%s: paused: %s", self.name, reason)
         self._not_now = reason
         self.pause_producing()
-        if isinstance(error, NotNow | Retry):
-            self._begin_resuming(error.after_s)
+        after_s = error.after_s if isinstance(error, NotNow | Retry) else None
+        has_probe = type(self).probe is not MessageHandler.probe
+        # Who raises `PipeClosed` and has no probe looks after its pipe itself. To try it blindly would give all back
+        # again and again, and a quorum queue counts that.
+        if not isinstance(error, PipeClosed) or after_s is not None or has_probe:
+            self._begin_resuming(after_s)
 
     def _begin_resuming(self, after_s: float | None) -> None:
-        """Consume again after that time or, without one, when `probe` says so. A subclass that knows better when, and
-        calls `resume_producing` by itself, overrides this."""
+        """Consume again after that time or, without one, when `probe` says so."""
         if self._resuming is None or self._resuming.dead:
             self._resuming = self._begin_helper(partial(self._resume_later, after_s), "resume")
 

@@ -135,9 +135,6 @@ class NagiosCommandHandler(MessageHandler):
 
     # -- the work --------------------------------------------------------------------------------------------
 
-    def _begin_resuming(self, after_s: float | None) -> None:
-        """`_look_after_nagios` finds out when it goes on."""
-
     def process_messages(self, batch: list[dict[str, Any]]) -> None:
         """Write the commands of these messages. Raises `ItemFailed` with the number of those that are done."""
         translate = self._translator.translate
