@@ -73,6 +73,9 @@ class ChannelPool:
             raise lost
         if connection is not self._connection:
             self._begin(connection)
+        own = self._held.get(holder)
+        if own is not None and not own.closed and not self._waiting:
+            return own
         self._held = {each: channel for each, channel in self._held.items() if not channel.closed}
         return self._granted(holder) if holder in self._held else self._fresh(connection, holder)
 

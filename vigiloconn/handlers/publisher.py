@@ -324,7 +324,8 @@ class BusPublisher(Handler):
         while self._may_send() and (connection := self._connection) is not None:
             self._has_news = False
             taken = self._fill()
-            outlets = list(self.outlets.values())
+            # With a hundred exchanges most have nothing to send.
+            outlets = [outlet for outlet in self.outlets.values() if not outlet.is_idle]
             self._sending_since = self._clock()
             try:
                 for outlet in outlets:

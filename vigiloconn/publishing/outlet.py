@@ -113,6 +113,8 @@ class Outlet:
         self.unread_since: float | None = None
         """When the broker was asked whether it still reads, and has not answered since."""
         self._asked_for = 0.0
+        self._is_in_line = False
+        """It waits for a channel, until it has one or leaves the line."""
         self._parked_log = RateLimitedLog(log)
         self._expired_log = RateLimitedLog(log)
 
@@ -153,8 +155,8 @@ class Outlet:
 
     @property
     def is_idle(self) -> bool:
-        """True while it has nothing to send and waits for nothing but answers."""
-        return self.state is State.OPEN and not self.queue
+        """True while it has nothing to send, and waits for nothing but answers."""
+        return self.state is State.OPEN and not self.queue and not self._is_in_line
 
     def add(self, record: Record) -> None:
         """Take a message of the main table: into the queue, or behind those that are held."""
@@ -233,6 +235,7 @@ class Outlet:
             self._hold_some_behind()
         if not self.queue:
             self._channels.leave(self)
+            self._is_in_line = False
             return 0
         limit = min(_BUFFER_MESSAGES, self._pace.room(self.outstanding, self._clock() - self.heard_at))
         if limit <= 0:
@@ -316,6 +319,7 @@ class Outlet:
 
     def _ready_channel(self, connection: Connection) -> ConfirmChannel[Token] | None:
         channel: ConfirmChannel[Token] | None = self._channels.take(connection, self)
+        self._is_in_line = channel is None
         if channel is not None and channel is not self.channel:
             self.channel = channel
             self._routes.forget()
