@@ -228,6 +228,18 @@ def test_a_file_that_was_begun_is_known_before_anything_is_taken_from_it(house: 
     assert (house.mark().inode, house.position()) == (house.path.stat().st_ino, 0)
 
 
+def test_what_comes_and_is_renamed_between_a_kill_and_a_start_is_read_though_nothing_was_read_before(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.turn()
+    house.kill()
+    house.add(1)
+    house.path.rename(house.path.with_name("perf.1"))
+    house.add(2)
+    house.turn()
+    assert (house.numbers(), caplog.records) == ([1, 2], [])
+
+
 # Room.
 
 

@@ -120,10 +120,14 @@ def test_a_file_that_is_renamed_before_it_was_ever_seen_is_read_all_the_same(pat
     writer.write(1, path.with_name("perf.9"))  # from before
     walk = Walk(path)
     assert walk.go() == []
+    mark = walk.trail.waiting_mark
     numbers = writer.write(1)
     renamed(path)
     numbers += writer.write(1)
     assert walk.go() == numbers
+    assert walk.trail.waiting_mark is None
+    assert mark is not None
+    assert Walk(path, parse_mark(mark.text())).go() == numbers
 
 
 def test_a_renamed_file_is_read_to_its_end_before_its_successor(path: Path, writer: Writer) -> None:

@@ -37,8 +37,12 @@ def main(directory: Path, seed: int, lives: int, reclaim: str = "keep", synchron
     """Run it all; return what happened, in one line. Raises `Broken`."""
     chance = random.Random(seed)
     controls = Controls(directory / "controls")
+    controls.disarm()
     points.install(controls)
     path, journal = directory / "perf", directory / "backup.sqlite"
+    first = _forked(lambda: live(path, journal, reclaim, synchronous))
+    _wait_for_mark(journal)
+    _has_died(first, 0)
     writer = _forked(lambda: write(path, random.Random(seed + 1), lives))
     kills = 0
     for _ in range(lives):
@@ -61,6 +65,20 @@ def main(directory: Path, seed: int, lives: int, reclaim: str = "keep", synchron
     if (found := check(path, journal)) != expected:
         raise Broken(f"{found} of {expected} lines are in the journal")
     return f"seed {seed}: {expected} lines, {lives} lives, {kills} kills, {controls.deaths:.0f} of them at a point"
+
+
+def _wait_for_mark(journal: Path) -> None:
+    """What is written before a path was ever looked at is nobody's promise."""
+    deadline_s = time.monotonic() + _END_S
+    while time.monotonic() < deadline_s:
+        try:
+            with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as reader:
+                if reader.execute("SELECT 1 FROM vigiloconn_kept").fetchone():
+                    return
+        except sqlite3.OperationalError:
+            pass  # there are no tables yet
+        time.sleep(0.01)
+    raise Broken("no mark is kept")
 
 
 def write(path: Path, chance: random.Random, lives: int) -> None:

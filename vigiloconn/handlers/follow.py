@@ -229,6 +229,10 @@ class FileFollower(Handler):
         elif self._missing_since_s is None:
             self._missing_since_s = self._monotonic()
             log.info("%s: is not there: waiting for it", self.path)
+        waiting = trail.waiting_mark
+        if waiting is not None and not self._on_its_way and waiting != self._accepted:
+            # What comes meanwhile is read, be it renamed and this process ended before it is seen.
+            self._put_batch(Parsed([], 0, [], {}), waiting)
         return False
 
     def _is_moved_on(self) -> bool:

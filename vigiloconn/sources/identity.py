@@ -38,6 +38,11 @@ class Mark(msgspec.Struct, frozen=True):
     boot_id: str = ""
 
     @property
+    def is_waiting(self) -> bool:
+        """Answer whether it is of no file yet: the first one was waited for."""
+        return not self.inode
+
+    @property
     def id(self) -> FileId:
         return FileId(self.device, self.inode)
 

@@ -69,7 +69,6 @@ class Trail:
         self._boot_id = boot_id
         self._clock = clock
         self._mark: Mark | None = None
-        self._before: set[FileId] | None = None
         self._began_ns = 0
         self._second_look_s: float | None = None
         self._listing_log = RateLimitedLog(log, logging.ERROR, period_s=600.0, clock=clock)
@@ -100,6 +99,11 @@ class Trail:
             return False
         self.trouble = ""
         return is_open
+
+    @property
+    def waiting_mark(self) -> Mark | None:
+        """What is to be kept while the first file is waited for, None when it is not."""
+        return self._mark if self._mark is not None and self._mark.is_waiting else None
 
     def start_over(self) -> None:
         """The file that was read has changed under the reader: look anew where its rest is."""
@@ -200,11 +204,13 @@ class Trail:
         return first is not None and self._open(first)
 
     def _begin_first(self) -> bool:
-        """Begin a path that was never read: with its file, or with what was renamed since that was first waited for."""
-        renamed = self._renamed()
-        if self._before is None:
-            self._before = {each.id for each in renamed}
-        return self._open_first(self._readable([each for each in renamed if each.id not in self._before], 0))
+        """Begin a path that was never read. Where there is no file, whatever comes from now on is to be read."""
+        if self._open_first([]):
+            return True
+        # By the clock of the files themselves.
+        since_ns = max((each.written_ns + 1 for each in self._renamed()), default=0)
+        self._mark = Mark(0, 0, 0, fingerprint(b""), since_ns, self._boot_id)
+        return False
 
     def _resume(self, mark: Mark) -> bool:
         """Open the file that a mark is of, or what comes after it."""
@@ -249,6 +255,8 @@ class Trail:
         newer = self._readable(rotated.since(self._renamed(), mark.began_ns), mark.began_ns)
         if not self._open_first(newer):
             return False
+        if mark.is_waiting:
+            return True
         what = "is another file, and the one that was read is not found"
         if live is not None and live.id == mark.id:
             what = "was emptied or written anew" if live.size_bytes < mark.position else "was written anew"
