@@ -8,6 +8,12 @@ from setuptools import find_packages, setup
 here = pathlib.Path(__file__).parent
 version = re.search(r'__version__ = "(.+?)"', (here / "vigiloconn/__init__.py").read_text()).group(1)
 
+
+def files(folder):
+    """Return the files of a folder, without those below it."""
+    return sorted(f"{folder}/{path.name}" for path in (here / folder).iterdir() if path.is_file())
+
+
 setup(
     name="vigiloconn",
     version=version,
@@ -15,9 +21,26 @@ setup(
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",
+    author="the vigiloconn authors",
+    keywords=["nagios", "rabbitmq", "amqp", "monitoring", "message bus", "vigilo"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: No Input/Output (Daemon)",
+        "Intended Audience :: System Administrators",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: System :: Monitoring",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["vigiloconn", "vigiloconn.*"]),
     package_data={"vigiloconn": ["py.typed"], "vigiloconn.control": ["page.html"]},
+    data_files=[
+        (f"share/vigiloconn/{folder}", files(folder))
+        for folder in ("conf", "conf/nagios")
+    ],
     install_requires=[
         "gevent>=26.9,<27",
         # The publisher builds its frames with this library's serialization: pinned to the minor version.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import gevent
 
 from vigiloconn import __version__
+from vigiloconn.cli.surroundings import surroundings
 from vigiloconn.cli.usage import UsageError, parse, parse_instance
 from vigiloconn.connectors.operating import add_control, add_notifier
 from vigiloconn.control.dump import dump
@@ -138,7 +139,7 @@ def _in_one_line(what: str, error: Exception) -> str:
 def _check(build: Build, settings: Settings) -> int:
     logsetup.check_sections(settings.logging, str(settings.path))
     _call_build(build, settings, Supervisor())
-    for warning in settings.warnings:
+    for warning in (*settings.warnings, *surroundings(settings)):
         say(f"warning: {warning}")
     print(f"{settings.path or 'no settings file: the defaults'}: in order")
     return EXIT_DONE

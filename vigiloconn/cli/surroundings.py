@@ -1,0 +1,78 @@
+"""What `check` can see of this host: what settings name and is not there, or not as it should be. Looks, and changes
+nothing."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from vigiloconn.control.place import control_path
+from vigiloconn.options import Settings
+
+
+def surroundings(settings: Settings) -> Iterator[str]:
+    """Give a line for each thing on this host that will keep the connector from its work, as this user sees it."""
+    runtime, nagios = settings.runtime, settings.nagios
+    if runtime.socket_group:
+        yield from _group("[connector] socket_group", runtime.socket_group)
+    if runtime.backup_file != ":memory:":
+        yield from _place("[connector] backup_file", runtime.backup_file)
+    if nagios.listen_unix:
+        yield from _place("[connector-nagios] listen_unix", nagios.listen_unix)
+    control = control_path(runtime.control, runtime.backup_file, nagios.listen_unix)
+    if runtime.control and control is not None:
+        yield from _place("[connector] control", str(control))
+    if nagios.nagios_pipe:
+        yield from _pipe(nagios.nagios_pipe)
+    if nagios.nagios_config and not os.access(nagios.nagios_config, os.R_OK):
+        yield f"[connector-nagios] nagios_config {nagios.nagios_config}: {_why_unreadable(nagios.nagios_config)}"
+    for host in settings.bus.hosts:
+        if re.search(r"[;\s]", host):
+            yield f"[bus] hosts: {host!r} is one name: brokers are told apart by commas"
+
+
+def _group(place: str, name: str) -> Iterator[str]:
+    try:
+        found = grp.getgrnam(name)
+    except KeyError:
+        yield f"{place}: this host has no group {name!r}"
+        return
+    if os.geteuid() != 0 and found.gr_gid not in {os.getegid(), *os.getgroups()}:
+        yield f"{place}: user {_user()} is not in group {name!r} and can't give the socket to it"
+
+
+def _place(setting: str, path: str) -> Iterator[str]:
+    directory = Path(os.path.realpath(path)).parent
+    if not directory.is_dir():
+        yield f"{setting}: directory {directory} does not exist (systemd's StateDirectory makes the default one)"
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        yield f"{setting}: directory {directory} is not writable for user {_user()}"
+
+
+def _pipe(path: str) -> Iterator[str]:
+    setting = "[connector-nagios] nagios_pipe"
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as exc:
+        yield f"{setting} {path}: {exc.strerror}: Nagios makes it when it starts, where it checks external commands"
+        return
+    if not stat.S_ISFIFO(mode):
+        yield f"{setting} {path}: expected a FIFO, found something else: commands would be written to nobody"
+    elif not os.access(path, os.W_OK):
+        yield f"{setting} {path}: not writable for user {_user()}"
+
+
+def _why_unreadable(path: str) -> str:
+    return f"not readable for user {_user()}" if os.path.exists(path) else "there is no such file"
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"id {os.geteuid()}"
