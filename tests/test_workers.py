@@ -221,6 +221,24 @@ def test_a_key_that_can_not_be_told_is_a_dead_letter(bus: Callable[..., Bus]) ->
     made.wait_settled()
 
 
+def test_nothing_of_a_message_goes_raw_into_a_reason(bus: Callable[..., Bus]) -> None:
+    class Echoing(Gated):
+        def order_key(self, message: dict[str, Any]) -> Any:
+            if "k" in message:
+                raise ValueError(message["k"])
+
+        def process_message(self, message: dict[str, Any]) -> None:
+            raise RuntimeError(message["text"])
+
+    made = bus(Echoing(), max_redeliveries=0)
+    made.deliver({"n": 1, "text": "\nforged \x1b[2J"}, {"n": 2, "k": "\nforged \x1b[2J"})
+    for number in (1, 2):
+        letter = made.wait_letter(number)
+        assert reason(letter).isprintable()
+        letter.result.set(None)
+    made.wait_settled()
+
+
 def test_several_workers_are_refused_where_there_is_one_order_only() -> None:
     class Batched(MessageHandler):
         def process_messages(self, batch: list[dict[str, Any]]) -> None:

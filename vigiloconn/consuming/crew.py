@@ -22,6 +22,7 @@ from vigiloconn.consuming.lanes import Lanes
 from vigiloconn.consuming.subscriber import QueueSubscriber
 from vigiloconn.consuming.unpack import Message, Step
 from vigiloconn.errors import BadMessage, RetryLater
+from vigiloconn.kit.escape import printable
 
 #: Messages that are decoded and wait for a worker; more of a body are decoded when these are fewer.
 MAX_WAITING = 1000
@@ -183,7 +184,7 @@ class Crew:
             key = self._duty.key_of(step, envelope)
             hash(key)
         except _FAILURES as exc:
-            account.give_up(place, f"order_key: {type(exc).__name__}: {exc}")
+            account.give_up(place, f"order_key: {type(exc).__name__}: {printable(exc)}")
             return
         parcel.unended += 1
         self._lanes.add(Item(parcel, place, step, key, envelope))
@@ -229,7 +230,7 @@ class Crew:
         account = item.parcel.account
         if delay_s is None:
             where = "" if item.parcel.is_one else f"message {item.place + 1}: "
-            text = f"{where}{type(error).__name__}: {error}"
+            text = f"{where}{type(error).__name__}: {printable(error)}"
             account.give_up(item.place, text, account.tries(item.place).last_error)
             self._end(item)
         elif isinstance(error, RetryLater) and self._lanes.aside < self._source.prefetch_messages // 2:
