@@ -9,12 +9,18 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from tests.support.bus import connect
+from tests.support.rabbit import RabbitNode
 from tests.test_message_policy import Bus, Recorder, reason, wait_for
+from vigiloconn.connectors.parts import add_consumer
 from vigiloconn.consuming.lanes import Lanes
 from vigiloconn.errors import NotNow, Retry, RetryLater, SettingsError
 from vigiloconn.handlers.message import MessageHandler
 from vigiloconn.handlers.nagios import NagiosCommandHandler
 from vigiloconn.nagios.pipe import CommandPipe
+from vigiloconn.options import Settings
+from vigiloconn.supervisor import Supervisor
+from vigiloconn.testing import run_connector
 
 
 class Gated(Recorder):
@@ -248,6 +254,40 @@ def test_several_workers_are_refused_where_there_is_one_order_only() -> None:
         NagiosCommandHandler(CommandPipe("/nowhere"), ["X"]).subscribe("q", workers=2)
     with pytest.raises(SettingsError, match="which takes batches"):
         Batched().subscribe("q", workers=2)
+
+
+class Slow(Gated):
+    workers = 8
+
+    def process_message(self, message: dict[str, Any]) -> None:
+        gevent.sleep(0.002)
+        self.done.append((message["k"], message["n"]))
+
+
+def build_slow(settings: Settings, supervisor: Supervisor) -> None:
+    add_consumer(settings, supervisor, Slow())
+
+
+def test_on_a_real_broker_nothing_is_lost_or_done_twice_and_each_key_keeps_its_order_when_connections_are_cut(
+    rabbit: RabbitNode, vhost: str
+) -> None:
+    account = f"hosts = {rabbit.address}\nuser = {rabbit.user}\npassword = {rabbit.password}\nvhost = {vhost}\n"
+    with connect(rabbit, vhost) as broker:
+        broker.declare_queue("q")
+        for number in range(2000):
+            broker.publish("", "q", {"n": number, "k": number % 20}, message_id=f"m-{number}", confirm=number == 1999)
+        settings = f"[bus]\n{account}queue = q\nmax_reconnect_delay = 1\n"
+        with run_connector(build_slow, settings, on_memory=False) as made:
+            done = made.handler(Slow).done
+            for share in (300, 900):
+                made.wait(lambda share=share: len(done) > share, timeout_s=60)
+                made.handler(Slow).client.connection.abort("cut by the test")
+            made.wait(lambda: len(done) >= 2000 and made.handler(Slow).stats()["ready"] == 0, timeout_s=60)
+        assert broker.queue_depth("q") == 0
+    assert sorted(n for _, n in done) == list(range(2000))
+    for key in range(20):
+        numbers = [n for k, n in done if k == key]
+        assert numbers == sorted(numbers)
 
 
 class One:
