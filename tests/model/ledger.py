@@ -45,6 +45,11 @@ class Given:
     is_safe: bool = False
     """It was seen in the file."""
 
+    @property
+    def may_be_revived(self) -> bool:
+        """It may have expired and been passed over, and have time to live again since a start."""
+        return self.may_be_late and self.ttl_s is not None
+
 
 @dataclass(slots=True)
 class Wire:
@@ -180,7 +185,7 @@ class Ledger:
             assert _least_age_s(given.accepted_before, now) <= given.ttl_s + _TIME_GRAIN_S, f"{given} is late"
         expected = None if given.ttl_s is None else str(given.ttl_s * 1000)
         assert message.properties.get("expiration") == expected, given
-        if given.row and not given.is_outside:
+        if given.row and not given.is_outside and not given.may_be_revived:
             exchange = message.exchange
             before = self._first_sent.get(exchange, 0)
             assert given.row > before, f"exchange {exchange}: row {given.row} is sent first after row {before}"
@@ -302,7 +307,7 @@ class Ledger:
                 last, era = 0, wire.era
             for n in wire.numbers:
                 given = self.given[n]
-                if n in seen or n in self.put_behind or given.is_outside or not given.row:
+                if n in seen or n in self.put_behind or given.is_outside or given.may_be_revived or not given.row:
                     continue
                 seen.add(n)
                 assert given.row > last, f"exchange {exchange}: a consumer sees row {given.row} after row {last}"
