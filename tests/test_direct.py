@@ -186,3 +186,33 @@ def test_sender_holds_a_bounded_number_of_messages(monkeypatch: pytest.MonkeyPat
         rig.sender.send("x", "key", b"3")
     rig.channel.ack()
     rig.sender.send("x", "key", b"3")
+
+
+def test_what_is_under_way_does_not_pay_again_for_an_exchange_that_has_closed_the_channel() -> None:
+    rig = Rig()
+    rig.send(b"1", exchange="missing")
+    rig.channel.close_by_broker(404)
+    [letter] = rig.send(b"2")
+    [again] = rig.send(b"3", exchange="missing")
+    assert rig.on_the_way() == [b"2"]
+    rig.channel.ack()
+    rig.sender.pump()
+    assert letter.successful()
+    assert rig.on_the_way() == [b"3"]
+    rig.send(b"4")
+    assert rig.on_the_way() == [b"3"]
+    rig.channel.close_by_broker(404)
+    assert refusal(again).code == 404
+    rig.sender.pump()
+    assert rig.on_the_way() == [b"4"]
+
+
+def test_exchange_that_takes_messages_again_is_sent_to_beside_others() -> None:
+    rig = Rig()
+    rig.send(b"1", exchange="missing")
+    rig.channel.close_by_broker(404)
+    rig.send(b"2", exchange="missing")
+    rig.channel.ack()
+    rig.send(b"3", b"4")
+    rig.send(b"5", exchange="missing")
+    assert rig.on_the_way() == [b"3", b"4", b"5"]

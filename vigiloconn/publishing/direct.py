@@ -51,6 +51,8 @@ class DirectSender:
         self._waiting: deque[_Letter] = deque()
         self._returned: dict[str, Returned] = {}
         self._one_by_one = 0
+        self._refusing: set[str] = set()
+        """Exchanges that closed the channel last time: what is under way to others must not pay for it again."""
         self._ids = itertools.count(1)
         self._prefix = uuid.uuid4().hex
         self._wake = Event()
@@ -140,6 +142,10 @@ class DirectSender:
         letters: list[_Letter] = []
         parts: list[bytes] = []
         while self._waiting and len(letters) < (1 if self._one_by_one else _BUFFER_MESSAGES):
+            if self._waiting[0].exchange in self._refusing and not self._one_by_one:
+                if letters or self.outstanding:
+                    break
+                self._one_by_one = 1
             letter = self._waiting.popleft()
             try:
                 frames = PublishFrames(
@@ -154,10 +160,11 @@ class DirectSender:
                 letters.append(letter)
         if letters:
             channel.send(b"".join(parts), letters)
-        return True
+        return bool(letters) or not self.outstanding
 
     def settled(self, letters: list[_Letter], acked: bool) -> None:
         for letter in letters:
+            self._refusing.discard(letter.exchange)
             returned = self._returned.pop(letter.message_id, None)
             if not acked:
                 returned = _NACKED
@@ -185,6 +192,7 @@ class DirectSender:
         self._returned.clear()
         if len(unanswered) == 1:
             unanswered[0].result.set_exception(error)
+            self._refusing.add(unanswered[0].exchange)
             self._one_by_one = max(0, self._one_by_one - 1)
         else:
             self._one_by_one = len(unanswered)
