@@ -36,8 +36,8 @@ class Block(NamedTuple):
     text: str
 
 
-def blocks() -> list[Block]:
-    found = re.findall(r"(.*?)^```(\w+)\n(.*?)^```\n", _TUTORIAL.read_text(encoding="utf-8"), re.M | re.S)
+def blocks(page: Path = _TUTORIAL) -> list[Block]:
+    found = re.findall(r"(.*?)^```(\w+)\n(.*?)^```\n", page.read_text(encoding="utf-8"), re.M | re.S)
     return [Block(*parts) for parts in found]
 
 
@@ -58,6 +58,8 @@ class Shell:
 
     def __init__(self, directory: Path, programs: Path, broker: str) -> None:
         self.directory = directory
+        self.looks = _LOOKS
+        """Commands that are repeated until they show what is expected."""
         self._broker = broker
         self._jobs: dict[int, subprocess.Popen[bytes]] = {}
         for name, target in (("python", []), ("vigilo-connector", [str(ROOT / "bin" / "vigilo-connector")])):
@@ -77,7 +79,7 @@ class Shell:
             self._jobs[number] = children.spawn(argv, env=self._env, cwd=self.directory)
         elif command.startswith("kill %"):
             children.end(self._jobs.pop(int(command.removeprefix("kill %"))), grace_s=_DEADLINE_S)
-        elif command.startswith(_LOOKS):
+        elif command.startswith(self.looks):
             self._look_until(command, expected)
         else:
             output = self._output(command)
