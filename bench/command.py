@@ -17,6 +17,7 @@ from pathlib import Path
 
 import amqp
 
+from bench.relays.plain import PATIENT
 from bench.support import DEADLINE_S, connector, open_bus
 from bench.trial import Bench
 from tests.support.bus import Bus
@@ -88,7 +89,7 @@ def fill(node: RabbitNode, bus: Bus, count: int) -> None:
     """Put `count` persistent messages into an empty durable queue."""
     bus.declare_queue(_QUEUE)
     bus.channel.queue_purge(_QUEUE)
-    connection = amqp.Connection(node.address, userid=node.user, password=node.password)
+    connection = amqp.Connection(node.address, userid=node.user, password=node.password, socket_settings=PATIENT)
     connection.connect()
     channel = connection.channel()
     frames = PublishFrames(channel.channel_id, "", _QUEUE, frame_max=connection.frame_max)
@@ -175,7 +176,7 @@ def main(arguments: list[str]) -> int:
     address, user, password, queue, path, text = arguments
     count = int(text)
     pipe = os.open(path, os.O_WRONLY)
-    connection = amqp.Connection(address, userid=user, password=password)
+    connection = amqp.Connection(address, userid=user, password=password, socket_settings=PATIENT)
     connection.connect()
     channel = connection.channel()
     channel.basic_qos(0, _PREFETCH, False)

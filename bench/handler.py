@@ -18,6 +18,7 @@ import amqp
 
 from bench.command import fill
 from bench.driver import ROOT
+from bench.relays.plain import PATIENT
 from bench.support import connector, open_bus
 from bench.trial import Bench
 from tests.support.rabbit import RabbitNode
@@ -124,7 +125,7 @@ def _has_pika() -> bool:
 
 
 def _count_frames(address: str, user: str, password: str, count: int) -> float:
-    connection = amqp.Connection(address, userid=user, password=password)
+    connection = amqp.Connection(address, userid=user, password=password, socket_settings=PATIENT)
     connection.connect()
     channel = connection.channel()
     channel.basic_qos(0, _PREFETCH, False)
