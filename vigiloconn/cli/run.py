@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import gevent
 
 from vigiloconn import __version__
+from vigiloconn.cli.brokers import brokers_problems
 from vigiloconn.cli.surroundings import surroundings
 from vigiloconn.cli.usage import UsageError, parse, parse_instance
 from vigiloconn.connectors.operating import add_control, add_notifier
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> int:
             return _print_settings(name, own)
         settings = load_settings(options["--config"], connector=name, instance=instance, own=own)
         if options["check"]:
-            return _check(build, settings)
+            return _check(build, settings, connect=options["--connect"])
         logsetup.configure_logging(settings, options["--log-level"])
         supervisor = Supervisor(stop_timeout_s=settings.runtime.stop_timeout_s)
         notifier = add_notifier(supervisor)
@@ -136,11 +137,18 @@ def _in_one_line(what: str, error: Exception) -> str:
     return f"{what}: {type(error).__name__}: {printable(error)}; at {frames_text(error, 1)}"
 
 
-def _check(build: Build, settings: Settings) -> int:
+def _check(build: Build, settings: Settings, *, connect: bool) -> int:
     logsetup.check_sections(settings.logging, str(settings.path))
     _call_build(build, settings, Supervisor())
     for warning in (*settings.warnings, *surroundings(settings)):
         say(f"warning: {warning}")
+    problems = list(brokers_problems(settings)) if connect else []
+    for problem in problems:
+        say(problem)
+    if problems:
+        return EXIT_FAILED
+    if connect:
+        print(f"{', '.join(settings.bus.hosts)}: logged in, and all that the settings name is there")
     print(f"{settings.path or 'no settings file: the defaults'}: in order")
     return EXIT_DONE
 

@@ -11,7 +11,7 @@ USAGE = """Link monitoring to an AMQP bus.
 
 Usage:
   vigilo-connector run CONNECTOR [--config FILE] [--id N] [--log-level LEVEL]
-  vigilo-connector check CONNECTOR [--config FILE] [--id N]
+  vigilo-connector check CONNECTOR [--connect] [--config FILE] [--id N]
   vigilo-connector settings CONNECTOR
   vigilo-connector status [CONNECTOR] [--watch | --json | --nagios] [--config FILE] [--id N] [--timeout SECONDS]
   vigilo-connector send [--socket PATH] [--sync] [--timeout SECONDS] [--id N] [FILE]
@@ -23,7 +23,7 @@ Usage:
 Commands:
   run    Run a connector until SIGTERM or SIGINT. SIGHUP opens the log files again, SIGUSR1 writes stacks and
          figures to the log.
-  check  Check the settings; connect to nothing.
+  check  Check the settings, and what they name on this host; connect to nothing without --connect.
   settings  Print the table of a connector's own settings, in Markdown.
   status Tell how the running connector is: what flows, what waits where and since when, what is wrong, what to do.
   journal  Look at what waits, is held or parked, and change it: `vigilo-connector journal --help`.
@@ -39,6 +39,7 @@ Options:
   -i --id N            Instance, 0 or more: part of NAME.
   -l --log-level LEVEL debug, info, warning, error or critical, whatever the settings say.
   -s --socket PATH     The connector's socket; without it /var/lib/vigilo/NAME/send.sock of connector-nagios.
+  --connect            Log in to each broker too, and look for the exchanges and the queue that the settings name.
   --sync               End with status 0 only after the connector has said that every line is safe.
   --timeout SECONDS    Longest time that `send` or a question may take [default: 30].
   --watch              Show it again every two seconds, in place on a terminal, until Ctrl-C.
