@@ -21,6 +21,7 @@ from vigiloconn.connectors.operating import add_control, add_notifier
 from vigiloconn.control.dump import dump
 from vigiloconn.control.notify import Notifier
 from vigiloconn.errors import SettingsError, StartError
+from vigiloconn.handlers.backup import BackupProvider
 from vigiloconn.kit import descriptors
 from vigiloconn.kit.escape import printable
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail, say
@@ -139,8 +140,10 @@ def _in_one_line(what: str, error: Exception) -> str:
 
 def _check(build: Build, settings: Settings, *, connect: bool) -> int:
     logsetup.check_sections(settings.logging, str(settings.path))
-    _call_build(build, settings, Supervisor())
-    for warning in (*settings.warnings, *surroundings(settings)):
+    supervisor = Supervisor()
+    _call_build(build, settings, supervisor)
+    has_journal = any(isinstance(part, BackupProvider) for part in supervisor.handlers)
+    for warning in (*settings.warnings, *surroundings(settings, has_journal=has_journal)):
         say(f"warning: {warning}")
     problems = list(brokers_problems(settings)) if connect else []
     for problem in problems:

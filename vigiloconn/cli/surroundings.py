@@ -15,14 +15,14 @@ from vigiloconn.control.place import control_path
 from vigiloconn.options import Settings
 
 
-def surroundings(settings: Settings) -> Iterator[str]:
+def surroundings(settings: Settings, *, has_journal: bool = True) -> Iterator[str]:
     """Give a line for each thing on this host that will keep the connector from its work, as this user sees it."""
     runtime, nagios = settings.runtime, settings.nagios
     if runtime.socket_group:
         yield from _group("[connector] socket_group", runtime.socket_group)
-    if runtime.backup_file != ":memory:":
+    if has_journal and runtime.backup_file != ":memory:":
         yield from _place("[connector] backup_file", runtime.backup_file)
-    if nagios.listen_unix:
+    if nagios.listen_unix and settings.connector == "nagios":
         yield from _place("[connector-nagios] listen_unix", nagios.listen_unix)
     control = control_path(runtime.control, runtime.backup_file, nagios.listen_unix)
     if runtime.control and control is not None:
