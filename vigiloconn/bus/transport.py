@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from functools import partial
 from typing import Any, Protocol
 
 from amqp.transport import SSLTransport, TCPTransport
@@ -62,16 +63,18 @@ class _Transport:
                 self.bus.abort("a write was interrupted")
 
 
+def _send_all(sock: Any, data: Any) -> None:
+    # Nearly always all at once, and then gevent's `sendall` does twice the work.
+    sent = sock.send(data)
+    if sent < len(data):
+        sock.sendall(memoryview(data)[sent:])
+
+
 class PlainTransport(_Transport, TCPTransport):  # type: ignore[misc]
     def _setup_transport(self) -> None:
         super()._setup_transport()
-        self._write = self._send_all
-
-    def _send_all(self, data: Any) -> None:
-        # Nearly always all at once, and then gevent's `sendall` does twice the work.
-        sent = self.sock.send(data)
-        if sent < len(data):
-            self.sock.sendall(memoryview(data)[sent:])
+        # Not a method of ours: it would hold this object, and with it all of a lost connection, until a collection.
+        self._write = partial(_send_all, self.sock)
 
 
 class TLSTransport(_Transport, SSLTransport):  # type: ignore[misc]
