@@ -1,7 +1,8 @@
 # Two commands matter: `make run` shows the connector at work, `make test` proves it. Both start from a bare
 # Debian with Python and make, and leave nothing in the checkout that git does not ignore.
 
-PYTHON ?= python3
+# The one that .venv was made by, until another one is named.
+PYTHON ?= $(shell cat .venv/.made-by 2>/dev/null || echo python3)
 # make test ARGS='-k journal'
 ARGS ?=
 # Files of tests that run side by side; make test JOBS=0 ARGS=-s for one process, to look or to debug.

@@ -285,6 +285,7 @@ def test_errors_of_form_name_the_line(text: str, expected: str) -> None:
     ("text", "expected"),
     [
         ("[bus]\nprefetch = 5\n", "[bus] prefetch: unknown key, the nearest known one is prefetch_count"),
+        ("[bus]\nzebra = 5\n", "[bus] zebra: unknown key, and none is near; docs/settings.md has all"),
         ("[buss]\nhosts = a\n", "[buss]: unknown section, the nearest known one is [bus]"),
         ("[Publications]\nperf = p\n", "[Publications]: unknown section, the nearest known one is [publications]"),
         (

@@ -450,5 +450,9 @@ def _base(section: str) -> str:
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.0)
-    return f"the nearest known one is {near[0]}" if near else "there are none"
+    known = list(known)
+    if not known:
+        return "there are none"
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
+    # One that is not near would send people the wrong way.
+    return f"the nearest known one is {near[0]}" if near else "and none is near; docs/settings.md has all"

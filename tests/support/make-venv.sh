@@ -60,7 +60,18 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 
 say "making $venv with Python $version (half a minute)"
-rm -rf "$venv"
-run "$python" -m venv "$venv"
-run "$venv/bin/python" -m pip install -q --disable-pip-version-check -e '.[test,lint]'
+# Kept until the new one is there: without a network, one that works is better than none.
+rm -rf "$venv.before"
+if [ -d "$venv" ]; then mv "$venv" "$venv.before"; fi
+if ! { run "$python" -m venv "$venv" &&
+    run "$venv/bin/python" -m pip install -q --disable-pip-version-check -e '.[test,lint]'; }; then
+    rm -rf "$venv"
+    if [ -d "$venv.before" ]; then
+        mv "$venv.before" "$venv"
+        say "the environment of before is kept as it was"
+    fi
+    exit 1
+fi
+rm -rf "$venv.before"
 printf '%s\n' "$wanted" >"$venv/.made-from"
+command -v "$python" >"$venv/.made-by"
