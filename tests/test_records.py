@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vigiloconn.nagios import records
 from vigiloconn.nagios.records import Parsed, RecordReader
 from vigiloconn.serialize import parse_chunk
 
@@ -289,3 +290,19 @@ def test_what_is_no_record_and_no_line_is_counted(line: bytes) -> None:
     parsed = parse(line, b"perf|1|h|a|1")
     assert kinds(parsed) == ["perf"]
     assert parsed.malformed == 1
+
+
+def test_a_line_that_the_parser_fails_at_is_counted_and_the_others_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(data: Any) -> Any:
+        if data == "bad=1" or (isinstance(data, list) and b"bad" in b"".join(data)):
+            raise KeyError("mistake")
+        return (parse_chunk if isinstance(data, list) else records_perfdata)(data)
+
+    records_perfdata = records.parse_perfdata
+    monkeypatch.setattr(records, "parse_perfdata", failing)
+    monkeypatch.setattr(records, "parse_chunk", failing)
+    before, bad, after = b"perf|1|h|a|1", b"perf|1|h|bad|1", b"perf|1|h|c|1"
+    bad_record = service(SERVICEPERFDATA="bad=1")
+    parsed = parse(before, bad, after, bad_record, service(SERVICEPERFDATA="good=1"))
+    assert kinds(parsed) == ["perf", "perf", "state", "perf"]
+    assert parsed.rejected == [(line, "it can't be read: KeyError('mistake')") for line in (bad, bad_record)]

@@ -127,16 +127,30 @@ class RecordReader:
         return Parsed(items, sum([len(body) for _, body in items]), rejected, self._changes.take_changed())
 
     def _take_others(self, lines: list[bytes]) -> None:
-        items, _, rejected = parse_chunk(lines)
+        try:
+            items, _, rejected = parse_chunk(lines)
+        except Exception as exc:  # noqa: BLE001 - as with a record, below; it is one of these lines
+            if len(lines) > 1:
+                for line in lines:
+                    self._take_others([line])
+            else:
+                self._rejected.append((lines[0], f"it can't be read: {exc!r}"))
+            return
         self._items += items
         self._rejected += rejected
 
     def _take_record(self, text: str) -> None:
-        found = _SERVICE_LAYOUT(text) or _HOST_LAYOUT(text)
-        if found:
-            self._take_result(*found.groups())
-        else:
-            self._take_odd(text)
+        count = len(self._items)
+        try:
+            found = _SERVICE_LAYOUT(text) or _HOST_LAYOUT(text)
+            if found:
+                self._take_result(*found.groups())
+            else:
+                self._take_odd(text)
+        # A mistake in here that got out would come again with each try, and end the process again and again.
+        except Exception as exc:  # noqa: BLE001 - it costs this line alone
+            del self._items[count:]
+            self._reject(text, f"it can't be read: {exc!r}")
 
     def _take_result(self, *result: str) -> None:
         """Take what Nagios says of one check: the values of `_Kind.keys`, output and performance data."""
