@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -111,14 +112,19 @@ def test_a_wrong_command_line_is_not_taken_for_a_critical_state(
 
 def test_on_a_terminal_watching_redraws_in_place_until_it_is_ended(connector: ConnectorProcess) -> None:
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(argv(connector, "--watch"), cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    # A shell starts what runs in the background with this signal ignored, and that is inherited.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(argv(connector, "--watch"), cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         os.close(theirs)
         seen = read_until(ours, b"bus-away", 2)
         assert seen.startswith(b"\x1b[2J\x1b[H")
         assert seen.count(b"\x1b[H") == 2
     finally:
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         assert process.wait(10) == 1
         os.close(ours)
 

@@ -20,7 +20,7 @@ def smallest(transaction: Transaction) -> list[Transaction]:
 
 
 def test_a_transaction_is_cut_by_kind_first_with_the_deletions_in_front() -> None:
-    whole = Transaction(RECORDS, HOLDS, PARKS, [(1, 3)], [(4, 6)])
+    whole = Transaction(RECORDS, holds=HOLDS, parks=PARKS, discards=[(1, 3)], held_discards=[(4, 6)])
     assert whole.parts() == [
         Transaction(discards=[(1, 3)]), Transaction(held_discards=[(4, 6)]), Transaction(holds=HOLDS),
         Transaction(parks=PARKS), Transaction(appends=RECORDS),
