@@ -21,7 +21,7 @@ from vigiloconn.handlers.follow import FileFollower, filefollowers_factory
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import Transaction
 from vigiloconn.options import parse_settings
-from vigiloconn.sources import pieces, reclaim
+from vigiloconn.sources import pieces, reclaim, rotated
 from vigiloconn.sources.identity import Mark, parse_mark
 from vigiloconn.supervisor import Supervisor
 
@@ -274,6 +274,73 @@ def test_a_renamed_file_stays_until_the_journal_knows_of_its_successor(tmp_path:
     assert (house.follower.path, old.exists()) == (str(house.path), True)
     house.turn()
     assert not old.exists()
+    house.stop()
+
+
+def test_a_file_that_was_done_when_the_process_was_killed_is_removed_by_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, reclaim="remove")
+    house.add(1)
+    house.turn()
+    old = house.path.with_name("perf.1")
+    house.path.rename(old)
+    house.add(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(house.crank.provider, "is_synced", lambda: False)
+        house.turn()
+    assert (house.numbers(), old.exists()) == ([1, 2], True)
+    house.kill()
+    house.turn()
+    assert not old.exists()
+    # Nothing of it is left in the journal.
+    house.add(3)
+    house.turn()
+    assert house.crank.provider.kept("followed:") == {}
+    house.stop()
+
+
+def test_a_number_that_came_back_does_not_remove_an_unread_file(tmp_path: Path) -> None:
+    house = House(tmp_path, reclaim="remove")
+    house.add(1)
+    house.turn()
+    old = house.path.with_name("perf.1")
+    house.path.rename(old)
+    house.add(2)
+    house.crank.provider.is_synced = lambda: False  # type: ignore[method-assign]
+    house.turn()
+    # The same inode with other bytes in it, as a new file on the deleted one's number has them.
+    old.write_bytes(line(7))
+    house.kill()
+    house.turn()
+    assert old.exists()
+    house.stop()
+
+
+def test_a_file_that_is_renamed_again_as_it_is_removed_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path, reclaim="remove")
+    house.add(1)
+    house.turn()
+    house.path.rename(house.path.with_name("perf.1"))
+    house.add(2)
+    listed = reclaim.rotated.renamed
+
+    def late(path: str) -> list[rotated.Found]:
+        monkeypatch.setattr(reclaim.rotated, "renamed", listed)
+        return [each._replace(path=f"{each.path}.gone") for each in listed(path)]
+
+    def arm() -> bool:
+        monkeypatch.setattr(reclaim.rotated, "renamed", late)
+        house.crank.provider.is_synced = lambda: True  # type: ignore[method-assign]
+        return True
+
+    house.crank.provider.is_synced = arm  # type: ignore[method-assign]
+    house.turn()
+    house.turn()
+    assert sorted(path.name for path in tmp_path.glob("perf*")) == ["perf"]
+    assert house.follower.problems() == []
     house.stop()
 
 

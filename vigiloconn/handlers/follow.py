@@ -30,13 +30,15 @@ from vigiloconn.serialize import MAX_LINE_BYTES
 from vigiloconn.sources.identity import Mark, parse_mark
 from vigiloconn.sources.pieces import FileChanged, FileReader, Piece
 from vigiloconn.sources.reclaim import CantReclaim, Puncher, remove
-from vigiloconn.sources.trail import Done, NoFile, Trail, check_kind
+from vigiloconn.sources.trail import Done, NoFile, Trail, check_kind, encode_done, parse_done
 from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
 
 #: What the names of the kept texts begin with; the path as the settings have it follows.
 KEPT_PREFIX = "follow:"
+#: The same for files that are done and still to be removed.
+_DONE_PREFIX = "followed:"
 #: The kernel tells of each change; this is for what it can't tell of, and for files that come and go.
 _POLL_S = 1.0
 #: After lines were taken the next look waits so long, that many can share it.
@@ -92,6 +94,7 @@ class FileFollower(Handler):
         self._missing_since_s: float | None = None
         self._puncher = Puncher()
         self._to_remove: deque[Done] = deque()
+        self._kept_done: str | None = None
         self._reclaim_trouble = ""
         self._turns = Turns()
         self._wake = Event()
@@ -120,6 +123,7 @@ class FileFollower(Handler):
             log.error("%s: what the journal has kept of its position can't be read: it is read from its beginning",
                       self.path)
         self._trail.resume_from(self._accepted)
+        self._resume_removing()
 
     def run(self) -> None:
         # Anew in each life: what an earlier one had read and not put is read again.
@@ -270,13 +274,17 @@ class FileFollower(Handler):
         self._put_batch(Parsed([], 0, [], {}), trail.mark(trail.reader.position, trail.reader.tail))
 
     def _put_batch(self, parsed: Parsed, mark: Mark) -> None:
-        kept = {KEPT_PREFIX + self.path: mark.text(), **parsed.changed}
+        done = encode_done(self._to_remove)
+        kept: dict[str, str | None] = {KEPT_PREFIX + self.path: mark.text(), **parsed.changed}
+        if done != self._kept_done:
+            kept[_DONE_PREFIX + self.path] = done
         batch = Batch(parsed.items, parsed.size_bytes, on_accepted=partial(self._take_note, mark), kept=kept)
         # Before: it may be accepted before this greenlet comes to run again.
         self._on_its_way += 1
         self._putting = gevent.getcurrent()
         try:
             self._provider.put(batch)
+            self._kept_done = done
         except BaseException:
             self._on_its_way -= 1
             raise
@@ -327,14 +335,22 @@ class FileFollower(Handler):
         try:
             if self._reclaim == "punch":
                 self._punch(self._accepted)
-            while self._to_remove and self._accepted.id != self._to_remove[0].id and not self._on_its_way:
+            while self._to_remove and self._accepted.id != self._to_remove[0].mark.id and not self._on_its_way:
                 if not self._provider.is_synced():
                     return
-                remove(self._to_remove[0].path, self._to_remove[0].id)
+                if not remove(*self._to_remove[0]):
+                    return
                 self._to_remove.popleft()
         except CantReclaim as exc:
             self._reclaim_trouble = str(exc)
             log.warning("%s: what was taken stays there", exc)
+
+    def _resume_removing(self) -> None:
+        """Go on with what an earlier life had read to its end and not removed yet."""
+        if self._reclaim == "remove":
+            name = _DONE_PREFIX + self.path
+            self._kept_done = self._provider.kept(name).get(name)
+            self._to_remove.extend(parse_done(self._kept_done))
 
     def _punch(self, accepted: Mark) -> None:
         # Only under its own name: it counts as writing, and the order of renamed files is that of the last writing.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from vigiloconn.sources import rotated
 from vigiloconn.sources.identity import FileId, Mark, has_before
+from vigiloconn.sources.rotated import Found
 
 #: What stays before the position: it tells which file it is.
 _KEPT_BYTES = 64 << 10
@@ -70,23 +71,35 @@ def _punch(fd: int, start: int, length: int, path: str) -> None:
         raise CantReclaim(f"{path}: blocks can't be given back in place: {os.strerror(ctypes.get_errno())}")
 
 
-def remove(path: str, identity: FileId) -> bool:
-    """Delete the renamed file of `path` with this number; False when there is none. Raises `CantReclaim`.
-
-    It may be renamed again at any moment, so it gets a name first that nobody else uses.
-    """
-    aside = f"{path}.taken-{identity.inode}"
+def remove(path: str, done: Mark) -> bool:
+    """Delete the renamed file of `path` that was read up to a mark, if it is still there. False: to be tried again.
+    Raises `CantReclaim`."""
     try:
         for each in rotated.renamed(path):
-            if each.id == identity:
-                os.rename(each.path, aside)
-                found = rotated.look_at(aside)
-                if found is not None and found.id == identity:
-                    os.unlink(aside)
-                    return True
-                # Another one has come to that name in this moment. Not renamed: that would overwrite what is there.
-                os.link(aside, each.path)
-                os.unlink(aside)
+            if each.id == done.id and _is_read(each, done):
+                _delete(each, f"{path}.taken-{done.inode}")
+                break
+    except FileNotFoundError:
+        return False  # renamed again in this moment
     except OSError as exc:
-        raise CantReclaim(f"{exc.filename}: can't be removed: {exc.strerror}") from exc
-    return False
+        raise CantReclaim(f"{exc.filename or path}: can't be removed: {exc.strerror}") from exc
+    return True
+
+
+def _is_read(found: Found, done: Mark) -> bool:
+    """Answer whether it is the very file: another one, unread, may have got its number since."""
+    fd = os.open(found.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        return has_before(fd, done) and (done.position > 0 or not found.size_bytes)
+    finally:
+        os.close(fd)
+
+
+def _delete(found: Found, aside: str) -> None:
+    """Delete a file that may be renamed again at any moment: it gets a name first that nobody else uses."""
+    os.rename(found.path, aside)
+    now = rotated.look_at(aside)
+    if now is not None and now.id != found.id:
+        # Another one has come to that name in this moment. Not renamed: that would overwrite what is there.
+        os.link(aside, found.path)
+    os.unlink(aside)

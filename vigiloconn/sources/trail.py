@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+import msgspec
+
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.sources import rotated
 from vigiloconn.sources.identity import FileId, Mark, fingerprint, first_data, has_before
@@ -35,7 +37,21 @@ class Done(NamedTuple):
 
     path: str
     """The path that was followed: the file has another name."""
-    id: FileId
+    mark: Mark
+    """Its end."""
+
+
+def encode_done(files: Collection[Done]) -> str | None:
+    """Return `files` as they are kept; None where there is none."""
+    return msgspec.json.encode(list(files)).decode() if files else None
+
+
+def parse_done(text: str | None) -> list[Done]:
+    """Return the files that a text holds, none where it can't be read."""
+    try:
+        return msgspec.json.decode(text, type=list[Done]) if text else []
+    except msgspec.MsgspecError:
+        return []
 
 
 class Trail:
@@ -149,7 +165,8 @@ class Trail:
     def _leave(self, newer: list[Found]) -> Done | None:
         """Open what comes next, and let go of the file that is done. None when there is nothing to open."""
         assert self.reader is not None
-        reader, done = self.reader, Done(self._name, self.id)
+        reader = self.reader
+        done = Done(self._name, self.mark(reader.position, reader.tail))
         try:
             if not self._open_first(newer):
                 return None
