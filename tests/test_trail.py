@@ -402,6 +402,22 @@ def test_only_renamed_files_of_this_path_are_taken_for_it(path: Path, writer: Wr
     assert Walk(path, mark, others=(str(path.with_name("perf-hosts")),)).go() == numbers
 
 
+def test_renamed_files_of_another_followed_path_are_its_own_by_a_link_too(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    path, other = tmp_path / "link" / "perf", tmp_path / "link" / "perf-hosts"
+    writer = Writer(path)
+    walk = Walk(path, others=(str(other),))
+    writer.write(1)
+    walk.go()
+    renamed(path)
+    foreign = writer.write(1, other.with_name("perf-hosts.1")) + writer.write(1, other)
+    numbers = writer.write(1)
+    assert walk.go() == numbers
+    # The longer name leaves what is the shorter one's alone, too.
+    assert Walk(other, others=(str(path),)).go() == foreign[1:]
+
+
 def test_what_was_given_back_in_place_is_passed_over(path: Path) -> None:
     with open(path, "wb") as file:
         file.truncate(1 << 20)

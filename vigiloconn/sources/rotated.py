@@ -43,14 +43,13 @@ def look_at(path: str) -> Found | None:
 
 def renamed(path: str, others: Collection[str] = ()) -> list[Found]:
     """Return the regular files whose names begin with that of `path` and a sign (`.1`, `-20260101`), those written to
-    first in front. `others` are followed themselves. Raises `OSError`."""
+    first in front. `others` are followed themselves: theirs are left out. Raises `OSError`."""
     directory, name = os.path.split(path)
+    longer = [os.path.basename(each) for each in others if each.startswith(path) and each != path]
     found = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            if not entry.name.startswith(name) or entry.name[len(name) : len(name) + 1].isalnum():
-                continue
-            if entry.name == name or entry.path in others:
+            if entry.name == name or not _is_of(name, entry.name) or any(_is_of(each, entry.name) for each in longer):
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
@@ -73,6 +72,11 @@ def after(found: list[Found], identity: FileId, since_ns: int) -> list[Found]:
 def since(found: list[Found], since_ns: int) -> list[Found]:
     """Return those that were written to since a time."""
     return [each for each in found if each.written_ns >= since_ns]
+
+
+def _is_of(name: str, found: str) -> bool:
+    """Answer whether a file is the one of this name or, by its own, a renamed one of it."""
+    return found.startswith(name) and not found[len(name) : len(name) + 1].isalnum()
 
 
 def _age(found: Found) -> tuple[int, int, str]:

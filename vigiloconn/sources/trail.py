@@ -80,7 +80,8 @@ class Trail:
         self.torn = 0
         """Files whose last line had no newline when they were done."""
         self._name = path
-        self._others = others
+        self._paths_of_others = others
+        self._others: list[str] = []
         self._max_line_bytes = max_line_bytes
         self._boot_id = boot_id
         self._clock = clock
@@ -109,6 +110,7 @@ class Trail:
         try:
             # Each time: a link may lead to another file today.
             self._name = os.path.realpath(self.path)
+            self._others = [os.path.realpath(each) for each in self._paths_of_others]
             is_open = self._begin_first() if self._mark is None else self._resume(self._mark)
         except OSError as exc:
             self._note(_what_to_do(exc, self.path))
