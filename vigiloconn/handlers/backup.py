@@ -51,6 +51,8 @@ _CLOSE_S = 30.0
 _WAIT_TOLD_S = 2.0
 #: How often an idle journal looks whether another program has written to it.
 _LOOK_S = 10.0
+#: How long one step of giving the disk back is behind the other: the journal is to have most of its thread.
+_GIVE_BACK_S = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +120,7 @@ class BackupProvider(Handler):
         self._ahead = ReadAhead(self._memory_messages)
         self._obstacle = Obstacle(monotonic)
         self._look_at_s = 0.0
+        self._give_back_at_s = 0.0
         self._accepted_at_s = 0.0
         self._awake_at_s = 0.0
         """When `run` looks by itself at what there is to do."""
@@ -514,8 +517,16 @@ class BackupProvider(Handler):
         if transaction.accepts:
             self._gathering.began(now_s)
         amend = self._next_amendment(is_kept)
-        answer = self._thread.commit_and_read(transaction, self._ahead.wanted(), self._change(amend))
+        answer = self._thread.commit_and_read(
+            transaction, self._ahead.wanted(), self._change(amend), gives_back=self._may_give_back(now_s)
+        )
         return _Step(group, records, transaction, is_kept, may_accept, amend, answer)
+
+    def _may_give_back(self, now_s: float) -> bool:
+        if now_s < self._give_back_at_s or self.is_stopping:
+            return False
+        self._give_back_at_s = now_s + _LOOK_S
+        return True
 
     def _change(self, amendment: _Amendment | None) -> Callable[[DbRetry], Any] | None:
         if amendment is None:
@@ -563,6 +574,9 @@ class BackupProvider(Handler):
             self._intake.disk_is_full = self._obstacle.is_full
         if step.amend is not None:
             self._take_amended(step.amend, reply)
+        if reply.has_more_to_give:
+            self._give_back_at_s = self._monotonic() + _GIVE_BACK_S
+            self._look_at_s = min(self._look_at_s, self._give_back_at_s)
         self._take_pages(reply)
 
     def _take_amended(self, amendment: _Amendment, reply: JournalReply) -> None:

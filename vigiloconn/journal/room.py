@@ -17,6 +17,10 @@ from vigiloconn.journal.transaction import Transaction
 LOG_BYTES = 4 << 20
 #: Where a reader with an open transaction keeps the log from being folded, acceptance stops here.
 LOG_MAX_BYTES = 32 << 20
+#: Pages that hold nothing are as good as free disk to the journal itself: so much is not worth giving back.
+_SPARE_BYTES = 4 << 20
+#: What is given back at a time.
+GIVE_BACK_BYTES = 1 << 20
 #: On a small disk no more than this share of it is kept free.
 _MOST_SHARE = 8
 #: A row that leaves, or a text that is replaced, may change a page of its own and a neighbour; in the log each has a
@@ -64,6 +68,16 @@ class Reckoning:
         # A page by which the file grows was in the log; and so are all that a large body leaves.
         log_bytes = need.log_bytes + 2 * gone_bytes
         return Reckoning(self.unfolded_bytes + log_bytes, self.log_bytes + log_bytes)
+
+
+def is_worth_giving_back(file_bytes: int, disk: Disk, floor: int) -> bool:
+    """Answer whether a file has grown by a backlog that is gone, and the disk has room for the log of its shortening.
+
+    Half of it must be empty: what fills and drains all the time would else be moved about for nothing.
+    """
+    is_much = disk.emptied_bytes >= max(_SPARE_BYTES, file_bytes // 2)
+    # A page that goes may be moved, and those that point to it change.
+    return is_much and disk.free_bytes >= floor + disk.unfolded_bytes + 4 * GIVE_BACK_BYTES
 
 
 def floor_bytes(min_free_bytes: int, disk_bytes: int) -> int:

@@ -42,6 +42,9 @@ _META, _ACCEPTED, _HELD, _BOOT, _PARKED, _KEPT = (
 #: In place: to delete and insert would write the index as well.
 _OR_CHANGE = "ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value"
 
+#: SQLite's number for a file whose empty pages are taken off when it is asked to.
+_INCREMENTAL = 2
+
 T = TypeVar("T")
 M = TypeVar("M", tuple[str, Record], tuple[str, Record, str])
 
@@ -284,6 +287,26 @@ class JournalRows:
     def emptied_bytes(self) -> int:
         """Return the size of the pages that hold nothing any more."""
         return self._pragma("freelist_count") * self._pragma("page_size")
+
+    def can_shorten(self) -> bool:
+        """Answer whether the file knows where its pages belong; one of an older version does not."""
+        return self._pragma("auto_vacuum") == _INCREMENTAL
+
+    def make_shortenable(self) -> None:
+        """Let a file in which nothing is yet know where its pages belong. Writes to any other one."""
+        self.connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+
+    def shorten(self, size_bytes: int) -> None:
+        """Take so much of what is empty off the file's end."""
+        pages = size_bytes // self._pragma("page_size")
+        # Each page is a step of the statement, and the driver takes one step of what gives no rows.
+        for _ in range(pages):
+            self.connection.execute("PRAGMA incremental_vacuum(1)")
+
+    def rebuild(self) -> None:
+        """Write the file anew, as one that can be shortened; not in a transaction. Takes as long as what it holds."""
+        self.make_shortenable()
+        self.connection.execute("VACUUM")
 
     def _pragma(self, name: str) -> int:
         value: int = self.connection.execute(f"PRAGMA {name}").fetchone()[0]

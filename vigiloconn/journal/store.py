@@ -307,6 +307,33 @@ class DbRetry:
         """
         return self.syncs_commits or (not self.volatile and self._checkpoint("PASSIVE"))
 
+    def give_back(self) -> bool:
+        """Give the disk back a little of what a backlog has left empty; True when it is worth calling again.
+
+        An older file has to be written anew for that, once, and is when it holds no message. Raises as `apply` does.
+        """
+        if not self._is_worth_giving_back():
+            return False
+        if self._rows.can_shorten():
+            with self._transaction_alone():
+                self._rows.shorten(room.GIVE_BACK_BYTES)
+        elif self.all_rows == 0:
+            self.look()
+            with self._translated():
+                self._rows.rebuild()
+        else:
+            return False
+        self._checkpoint("PASSIVE")
+        return self._is_worth_giving_back()
+
+    def _is_worth_giving_back(self) -> bool:
+        if self.volatile:
+            return False
+        with self._translated():
+            file_bytes, emptied_bytes = self._rows.size_bytes_in_pages(), self._rows.emptied_bytes()
+        disk = room.Disk(self._free_bytes(self.path.parent), max(0, self._growth_bytes()), emptied_bytes)
+        return room.is_worth_giving_back(file_bytes, disk, self._floor_bytes)
+
     def start_afresh(self, problem: str) -> Path:
         """Set the file aside and begin a new one, with a new uuid. Returns where the old one is.
 
@@ -373,6 +400,8 @@ class DbRetry:
         if not self.volatile:
             make_private(self.path)
         self._database.connect()
+        if not inode_and_size(self.path)[1]:
+            self._rows.make_shortenable()
         for name, value in self._pragmas.items():
             self._rows.connection.execute(f"PRAGMA {name} = {value}")
 
@@ -697,7 +726,8 @@ class DbRetry:
         return self._reckoning or self._looked()
 
     def _looked(self) -> room.Reckoning:
-        self._reckoning = room.Reckoning(self._growth_bytes(), self._log_bytes())
+        # A file that is shorter once the log is folded has no more room until then.
+        self._reckoning = room.Reckoning(max(0, self._growth_bytes()), self._log_bytes())
         return self._reckoning
 
     def _no_room(self) -> NoRoom:

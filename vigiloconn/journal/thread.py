@@ -54,6 +54,8 @@ class JournalReply:
     page: list[StoredRecord] | None = None
     """None when none was wanted as the call began; one may be wanted since."""
     held: dict[str, tuple[HeldRequest, list[StoredRecord]]] = field(default_factory=dict)
+    has_more_to_give: bool = False
+    """The disk was given back a little, and there is more of it."""
     amended: Any = None
     """What the operator's change has returned, or the error of ours that it raised; nothing is changed then."""
 
@@ -72,14 +74,19 @@ class JournalThread:
         return result
 
     def commit_and_read(
-        self, transaction: Transaction, wanted: Wanted, amend: Callable[[DbRetry], Any] | None = None
+        self,
+        transaction: Transaction,
+        wanted: Wanted,
+        amend: Callable[[DbRetry], Any] | None = None,
+        gives_back: bool = False,
     ) -> Answer:
-        """Begin to commit a transaction, to make an operator's change, and to read back what is wanted, in this order.
+        """Begin to commit a transaction, to make an operator's change, to read back what is wanted, and where that is
+        asked to give the disk back what is empty, in this order.
 
         Give the answer to `outcome` for the `JournalReply`. The thread finishes it whatever becomes of those that
         wait: to begin the same transaction again before its answer is there would be to append its messages twice.
         """
-        return self.begin(self._commit_and_read, transaction, wanted, amend)
+        return self.begin(self._commit_and_read, transaction, wanted, amend, gives_back)
 
     def end(self) -> None:
         """End the thread. Harmless when called twice."""
@@ -94,7 +101,7 @@ class JournalThread:
         return self._pool.spawn(_caught, function, *args)
 
     def _commit_and_read(
-        self, transaction: Transaction, wanted: Wanted, amend: Callable[[DbRetry], Any] | None
+        self, transaction: Transaction, wanted: Wanted, amend: Callable[[DbRetry], Any] | None, gives_back: bool
     ) -> JournalReply:
         reply = JournalReply()
         journal = self._journal
@@ -116,7 +123,18 @@ class JournalThread:
         if amend is not None:
             reply.amended = reply.error or self._amended(amend)
         self._read(reply, transaction, wanted)
+        if gives_back and reply.error is None and not reply.is_changed:
+            self._give_back(reply)
         return reply
+
+    def _give_back(self, reply: JournalReply) -> None:
+        try:
+            reply.has_more_to_give = self._journal.give_back()
+        except (JournalFull, JournalBusy) as exc:
+            # Nobody waits for it.
+            log.debug("%s: nothing is given back now", exc)
+        except OutsideChange:
+            reply.is_changed = True
 
     def _amended(self, amend: Callable[[DbRetry], Any]) -> Any:
         try:
