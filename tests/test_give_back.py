@@ -153,6 +153,10 @@ def test_a_journal_gives_back_by_itself_a_little_now_and_then_idle_or_not(path: 
     crank.provider.cycle()
     assert path.stat().st_size == after
 
+    # An idle one wakes up for it.
+    crank.monotonic.now_s += 0.06
+    crank.provider.cycle()
+    assert crank.provider._seconds_to_work() <= 0.05
     for _ in range(60):
         crank.monotonic.now_s += 0.06
         crank.provider.cycle()
