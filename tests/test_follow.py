@@ -571,6 +571,39 @@ def test_a_line_that_is_written_is_noticed_without_a_poll(tmp_path: Path, monkey
     assert follower.lines == 3
 
 
+def test_a_line_in_the_file_that_a_link_leads_to_by_now_is_noticed_without_a_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_S", 1000.0)
+    link, files = tmp_path / "link", [tmp_path / "first", tmp_path / "second"]
+    settings = parse_settings(f"[connector]\nbackup_file = {tmp_path}/b\n[connector-nagios]\nfollow = {link}\n")
+    provider = backupprovider_factory(settings)
+    [follower] = filefollowers_factory(settings, provider)
+    supervisor = Supervisor()
+    supervisor.add(provider)
+    supervisor.add(follower)
+    for at, file in enumerate(files):
+        file.write_bytes(line(2 * at))
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+        if at == 0:
+            running = gevent.spawn(supervisor.run)
+        with gevent.Timeout(20):
+            while provider.accepted <= 2 * at:
+                # In place of the poll, which finds the other file.
+                follower._wake.set()
+                gevent.sleep(0.01)
+            while follower._wake.is_set():
+                gevent.sleep(0.01)
+            with file.open("ab") as appended:
+                appended.write(line(2 * at + 1))
+            while provider.accepted <= 2 * at + 1:
+                gevent.sleep(0.01)
+    supervisor.stop()
+    running.join()
+    assert follower.lines == 4
+
+
 # Settings.
 
 

@@ -247,6 +247,23 @@ def test_where_a_link_leads_is_followed(path: Path, writer: Writer, tmp_path: Pa
     assert writer.write(2) == walk.go()
 
 
+def test_a_link_that_leads_to_another_file_is_gone_after_when_the_old_one_is_read(
+    path: Path, writer: Writer, tmp_path: Path
+) -> None:
+    link, other = tmp_path / "link", path.with_name("other")
+    link.symlink_to(path)
+    walk = Walk(link)
+    writer.write(1)
+    walk.go()
+    rest = writer.write(1)
+    link.unlink()
+    link.symlink_to(other)
+    # It leads nowhere yet.
+    assert (walk.go(), walk.left) == (rest, 0)
+    numbers = writer.write(1) + writer.write(1, other)
+    assert (walk.go(), walk.left) == (numbers, 1)
+
+
 # After a start.
 
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -49,6 +50,31 @@ _MISSING_SHOWN_S = 60.0
 
 class _Halted(Exception):
     """Ends the wait for room in the journal: it is time to stop, and the file keeps what is in it."""
+
+
+class _Watch:
+    """The kernel's word of each change to a file, wherever its path leads by now."""
+
+    def __init__(self, path: str, on_change: Callable[[], object]) -> None:
+        self._path = path
+        self._on_change = on_change
+        self._name = ""
+        self._watcher: Any = None
+
+    def renew(self) -> None:
+        """Begin to watch, or go after a link that leads to another file since."""
+        name = os.path.realpath(self._path)
+        if name != self._name:
+            self.close()
+            self._name = name
+            self._watcher = gevent.get_hub().loop.stat(name, _POLL_S)
+            self._watcher.start(self._on_change)
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.stop()
+            self._watcher.close()
+            self._watcher = None
 
 
 class FileFollower(Handler):
@@ -128,11 +154,11 @@ class FileFollower(Handler):
     def run(self) -> None:
         # Anew in each life: what an earlier one had read and not put is read again.
         self._records = self._new_reader()
-        watcher = gevent.get_hub().loop.stat(os.path.realpath(self.path), _POLL_S)
-        watcher.start(self._wake.set)
+        watch = _Watch(self.path, self._wake.set)
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
+                watch.renew()
                 has_taken = self.take()
                 self.give_back()
                 if has_taken:
@@ -141,8 +167,7 @@ class FileFollower(Handler):
         except _Halted:
             pass
         finally:
-            watcher.stop()
-            watcher.close()
+            watch.close()
 
     def stop_service(self) -> None:
         """Take no more. What is in the file waits there for the next start."""

@@ -107,10 +107,8 @@ class Trail:
 
     def begin(self) -> bool:
         """Open the file where reading goes on. True when one was opened; see `trouble` else."""
+        self._find_names()
         try:
-            # Each time: a link may lead to another file today.
-            self._name = os.path.realpath(self.path)
-            self._others = [os.path.realpath(each) for each in self._paths_of_others]
             is_open = self._begin_first() if self._mark is None else self._resume(self._mark)
         except OSError as exc:
             self._note(_what_to_do(exc, self.path))
@@ -136,6 +134,7 @@ class Trail:
     def move_on(self) -> Done | None:
         """The file was read to its end. Where it is done, leave it for the next one, and return which it was."""
         assert self.reader is not None
+        self._find_names()
         live = self._live()
         if live is not None and live.id == self.id:
             self._second_look_s = None
@@ -190,6 +189,11 @@ class Trail:
         self.trouble = trouble
 
     # -- which file ---------------------------------------------------------------------------------------------
+
+    def _find_names(self) -> None:
+        """Each time: a link may lead to another file by now."""
+        self._name = os.path.realpath(self.path)
+        self._others = [os.path.realpath(each) for each in self._paths_of_others]
 
     def _live(self) -> Found | None:
         try:
