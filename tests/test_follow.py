@@ -420,6 +420,21 @@ def test_nothing_is_given_back_before_what_was_taken_is_on_the_disk(tmp_path: Pa
     house.stop()
 
 
+def test_a_file_that_can_not_be_read_again_is_kept_and_followed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fd: int, mark: Mark) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(reclaim, "has_before", failing)
+    house = House(tmp_path, reclaim="punch")
+    house.add(*range(3000), size=1000)
+    house.turn()
+    assert house.numbers() == list(range(3000))
+    assert "can't be read again: Input/output error" in house.follower.problems()[0].text
+    house.stop()
+
+
 def test_with_commits_that_are_not_synced_the_log_is_folded_before_anything_is_given_back(tmp_path: Path) -> None:
     journal = DbRetry(tmp_path / "j", synchronous="normal")
     journal.open()

@@ -264,6 +264,23 @@ def test_a_link_that_leads_to_another_file_is_gone_after_when_the_old_one_is_rea
     assert (walk.go(), walk.left) == (numbers, 1)
 
 
+def test_a_link_that_is_replaced_in_the_moment_of_a_look_is_found_by_the_next(
+    path: Path, writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(name: str) -> str:
+        raise FileNotFoundError(2, "No such file or directory", name)
+
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    walk = Walk(link)
+    numbers = writer.write(1)
+    assert walk.go() == numbers
+    with monkeypatch.context() as patched:
+        patched.setattr("os.path.realpath", gone)
+        assert writer.write(1) == walk.go()
+        assert walk.trail.find_name() == str(path)
+
+
 # After a start.
 
 

@@ -53,17 +53,15 @@ class _Halted(Exception):
 
 
 class _Watch:
-    """The kernel's word of each change to a file, wherever its path leads by now."""
+    """The kernel's word of each change to a file."""
 
-    def __init__(self, path: str, on_change: Callable[[], object]) -> None:
-        self._path = path
+    def __init__(self, on_change: Callable[[], object]) -> None:
         self._on_change = on_change
         self._name = ""
         self._watcher: Any = None
 
-    def renew(self) -> None:
-        """Begin to watch, or go after a link that leads to another file since."""
-        name = os.path.realpath(self._path)
+    def go_to(self, name: str) -> None:
+        """Watch this file and no other one."""
         if name != self._name:
             self.close()
             self._name = name
@@ -154,11 +152,11 @@ class FileFollower(Handler):
     def run(self) -> None:
         # Anew in each life: what an earlier one had read and not put is read again.
         self._records = self._new_reader()
-        watch = _Watch(self.path, self._wake.set)
+        watch = _Watch(self._wake.set)
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
-                watch.renew()
+                watch.go_to(self._trail.find_name())
                 has_taken = self.take()
                 self.give_back()
                 if has_taken:
@@ -380,7 +378,7 @@ class FileFollower(Handler):
     def _punch(self, accepted: Mark) -> None:
         # Only under its own name: it counts as writing, and the order of renamed files is that of the last writing.
         if self._puncher.is_due(accepted) and self._provider.is_synced():
-            self.reclaimed_bytes += self._puncher.punch(os.path.realpath(self.path), accepted)
+            self.reclaimed_bytes += self._puncher.punch(self._trail.find_name(), accepted)
 
 
 def filefollowers_factory(settings: Settings, provider: BackupProvider) -> list[FileFollower]:

@@ -59,6 +59,8 @@ class Puncher:
             end = min(safe.position - _KEPT_BYTES, self._upto + _MOST_BYTES)
             end -= end % status.st_blksize
             _punch(fd, self._upto, end - self._upto, path)
+        except OSError as exc:
+            raise CantReclaim(f"{path}: what was taken can't be read again: {exc.strerror}") from exc
         finally:
             os.close(fd)
         given, self._upto = end - self._upto, end

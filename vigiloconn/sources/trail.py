@@ -98,6 +98,15 @@ class Trail:
         """Return what is to be kept when the file that is read now was read up to a position, with `tail` before it."""
         return Mark(*self.id, position, fingerprint(tail), self._began_ns, self._boot_id)
 
+    def find_name(self) -> str:
+        """Return where the path leads by now: a link may be led to another file at any time."""
+        try:
+            self._name = os.path.realpath(self.path)
+            self._others = [os.path.realpath(each) for each in self._paths_of_others]
+        except FileNotFoundError:
+            pass  # a link is replaced in this very moment: the next time will do
+        return self._name
+
     def unread_bytes(self) -> int:
         """Return how many bytes are not read yet, as far as they are seen from here."""
         live = self._live()
@@ -107,7 +116,7 @@ class Trail:
 
     def begin(self) -> bool:
         """Open the file where reading goes on. True when one was opened; see `trouble` else."""
-        self._find_names()
+        self.find_name()
         try:
             is_open = self._begin_first() if self._mark is None else self._resume(self._mark)
         except OSError as exc:
@@ -134,7 +143,7 @@ class Trail:
     def move_on(self) -> Done | None:
         """The file was read to its end. Where it is done, leave it for the next one, and return which it was."""
         assert self.reader is not None
-        self._find_names()
+        self.find_name()
         live = self._live()
         if live is not None and live.id == self.id:
             self._second_look_s = None
@@ -189,11 +198,6 @@ class Trail:
         self.trouble = trouble
 
     # -- which file ---------------------------------------------------------------------------------------------
-
-    def _find_names(self) -> None:
-        """Each time: a link may lead to another file by now."""
-        self._name = os.path.realpath(self.path)
-        self._others = [os.path.realpath(each) for each in self._paths_of_others]
 
     def _live(self) -> Found | None:
         try:
