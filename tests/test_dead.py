@@ -62,6 +62,22 @@ def test_letters_go_to_their_queue_itself_as_they_were(rabbit: RabbitNode, vhost
     assert numbers(bus, "q.dead") == list(range(1, 250, 2))
 
 
+def test_a_letter_has_its_own_properties_again(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    bus.declare_queue("q")
+    bus.declare_queue("q.dead")
+    own = {"priority": 3, "correlation_id": "c1", "reply_to": "answers", "timestamp": 1_577_836_800, "app_id": "shop"}
+    # An expiration and a user id are not for a second time, and what can't be encoded keeps nothing from going.
+    rest = {"expiration": "1", "user_id": "nobody", "type": 7}
+    headers = {"x-vigilo-reason": "odd", "x-vigilo-properties": {**own, **rest}, "own": 1}
+    bus.publish("", "q.dead", {"n": 1}, delivery_mode=2, application_headers=headers)
+    assert run(rabbit, vhost, "requeue", "q").returncode == 0
+    [message] = bus.drain_all("q")
+    found = message.properties
+    assert {name: found.get(name) for name in own} == own
+    assert found["application_headers"] == {"own": 1, "x-vigilo-properties": rest}
+    assert not {"expiration", "user_id", "type"} & set(found)
+
+
 def test_letters_of_a_queue_that_is_gone_stay(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
     fill(bus, 3)
     bus.delete_queue("q")

@@ -56,6 +56,20 @@ def test_body_of_any_size_makes_the_bytes_of_the_library(size: int) -> None:
     assert frames.render(body, b"id-1") == expected
 
 
+@pytest.mark.parametrize("properties", [
+    {"priority": 3, "correlation_id": "c", "reply_to": "r"},
+    {"timestamp": 1_577_836_800},
+    {"priority": 0, "timestamp": 1, "type": "t", "app_id": "é"},
+])  # fmt: skip
+@pytest.mark.parametrize("size", [0, 200, CHUNK + 1])
+def test_properties_before_and_behind_the_message_id_make_the_bytes_of_the_library(
+    properties: dict[str, Any], size: int
+) -> None:
+    frames = PublishFrames(1, "event", "key", frame_max=FRAME_MAX, properties=properties)
+    expected = library_bytes(1, "event", "key", b"x" * size, delivery_mode=2, message_id="id-1", **properties)
+    assert frames.render(b"x" * size, b"id-1") == expected
+
+
 HEADERS = {"x-reason": "why", "count": 3, "big": 2**40, "nested": {"a": [1, "two", True]}, "none": None}
 
 

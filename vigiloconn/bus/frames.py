@@ -23,12 +23,17 @@ _PUBLISH = 40
 _FRAME_END = b"\xce"
 #: Octets of a frame that are not payload: type, channel, size, end.
 _FRAME_OVERHEAD = 8
+#: Properties that stand behind `message_id`, and the octets of the flags before all of them: AMQP 0-9-1 reference,
+#: class basic.
+_BEHIND_MESSAGE_ID = ("timestamp", "type", "user_id", "app_id", "cluster_id")
+_FLAGS_BYTES = 2
 
 
 class PublishFrames:
     """Renders publishes of one route on one channel.
 
-    Raises `BadMessage` when exchange, routing key or a property can't be encoded (over 255 bytes in UTF-8).
+    `properties` are those that have no argument of their own, by the library's names. Raises `BadMessage` when
+    exchange, routing key or a property can't be encoded (over 255 bytes in UTF-8).
     Frame layout: AMQP 0-9-1 specification, sections 2.3.5 and 4.2.6.
     """
 
@@ -45,33 +50,38 @@ class PublishFrames:
         content_type: str = "application/json",
         content_encoding: str | None = None,
         headers: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
     ) -> None:
         self._channel_id = channel_id
         self._chunk = frame_max - _FRAME_OVERHEAD
-        properties: dict[str, Any] = {
+        before: dict[str, Any] = {
             "content_type": content_type,
             "delivery_mode": 2 if persistent else 1,
             # Rendered empty: the last octet is its length, and is filled in per message.
             "message_id": "",
         }
         if content_encoding is not None:
-            properties["content_encoding"] = content_encoding
+            before["content_encoding"] = content_encoding
         if expiration_ms is not None:
-            properties["expiration"] = str(expiration_ms)
+            before["expiration"] = str(expiration_ms)
         if headers:
-            properties["application_headers"] = dict(headers)
+            before["application_headers"] = dict(headers)
         try:
             arguments: bytes = dumps("Bssbb", (0, exchange, routing_key, mandatory, False))
-            self._properties: bytes = Message("", **properties)._serialize_properties()[:-1]
+            whole: bytes = Message("", **before, **(properties or {}))._serialize_properties()
+            behind = {name: value for name, value in (properties or {}).items() if name in _BEHIND_MESSAGE_ID}
+            end = len(whole) - (len(Message("", **behind)._serialize_properties()) - _FLAGS_BYTES if behind else 0)
+            self._properties = whole[: end - 1]
+            self._behind = whole[end:]
         # Whatever the library meets in a header: it checks little before it packs.
         except (FrameSyntaxError, StructError, OverflowError, RecursionError, TypeError, ValueError) as exc:
             raise BadMessage(
                 f"exchange {exchange[:40]!r}, routing key {routing_key[:40]!r}...: can't be encoded: {exc};"
                 f" each may hold at most {MAX_NAME_BYTES} bytes of UTF-8"
             ) from exc
-        if 12 + len(self._properties) + 1 + MAX_NAME_BYTES > self._chunk:
+        if 12 + len(whole) + MAX_NAME_BYTES > self._chunk:
             # The broker would close the whole connection.
-            raise BadMessage(f"properties of {len(self._properties)} bytes: expected less than a frame, {frame_max}")
+            raise BadMessage(f"properties of {len(whole)} bytes: expected less than a frame, {frame_max}")
         method = pack(">HH", _BASIC, _PUBLISH) + arguments
         self._method_frame = pack(">BHI", 1, channel_id, len(method)) + method + _FRAME_END
         self._heads: dict[int, bytes] = {}
@@ -80,7 +90,7 @@ class PublishFrames:
         """Return the method frame and the header frame up to the body's size."""
         if id_length > MAX_NAME_BYTES:
             raise BadMessage(f"message_id of {id_length} bytes: expected at most {MAX_NAME_BYTES}")
-        payload = 12 + len(self._properties) + 1 + id_length
+        payload = 12 + len(self._properties) + 1 + id_length + len(self._behind)
         return self._method_frame + pack(">BHIHH", 2, self._channel_id, payload, _BASIC, 0)
 
     def render(self, body: bytes, message_id: bytes) -> bytes:
@@ -92,10 +102,10 @@ class PublishFrames:
         size = len(body)
         if 0 < size <= self._chunk:
             return b"".join((
-                head, pack(">Q", size), self._properties, pack(">B", id_length), message_id,
+                head, pack(">Q", size), self._properties, pack(">B", id_length), message_id, self._behind,
                 pack(">BBHI", 0xCE, 3, self._channel_id, size), body, _FRAME_END,
             ))  # fmt: skip
-        parts = [head, pack(">Q", size), self._properties, pack(">B", id_length), message_id, _FRAME_END]
+        parts = [head, pack(">Q", size), self._properties, pack(">B", id_length), message_id, self._behind, _FRAME_END]
         for start in range(0, size, self._chunk):
             piece = body[start : start + self._chunk]
             parts += (pack(">BHI", 3, self._channel_id, len(piece)), piece, _FRAME_END)

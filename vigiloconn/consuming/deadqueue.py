@@ -15,6 +15,7 @@ from vigiloconn.consuming.deadletter import SUFFIX
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.interfaces import Answer, Connection
 from vigiloconn.kit.escape import printable
+from vigiloconn.kit.limits import MAX_NAME_BYTES
 from vigiloconn.publishing.direct import DirectSender
 from vigiloconn.topology.apply import request
 
@@ -22,7 +23,15 @@ from vigiloconn.topology.apply import request
 _TOGETHER = 100
 _CONFIRM_S = 30.0
 _OURS = "x-vigilo-"
+_PROPERTIES = f"{_OURS}properties"
 _NOT_FOUND = 404
+#: What a message gets back. Not its expiration, which would end it while somebody looks for it, nor its user id: the
+#: broker refuses one that is not who sends.
+_RESTORED: dict[str, Callable[[Any], bool]] = {
+    "priority": lambda value: _is_whole(value, 8),
+    "timestamp": lambda value: _is_whole(value, 63),
+    **dict.fromkeys(("correlation_id", "reply_to", "type", "app_id"), lambda value: _is_short_text(value)),
+}
 
 
 class Letter(NamedTuple):
@@ -39,6 +48,28 @@ class Letter(NamedTuple):
     def reason(self) -> str:
         """Why it could not be handled."""
         return str(self.headers.get(f"{_OURS}reason", "(no reason: not a letter of ours)"))
+
+
+def original_properties(letter: Letter) -> dict[str, Any]:
+    """Return what the message had beside its headers, as far as the letter says."""
+    found = letter.headers.get(_PROPERTIES)
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _is_restored(name: str, value: object) -> bool:
+    # A letter may be anybody's: one value that can't be encoded must not keep the others from going.
+    return name in _RESTORED and _RESTORED[name](value)
+
+
+def _is_whole(value: object, bits: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**bits
+
+
+def _is_short_text(value: object) -> bool:
+    try:
+        return isinstance(value, str) and len(value.encode()) <= MAX_NAME_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def dead_queue(queue: str) -> str:
@@ -137,16 +168,16 @@ class _Sender:
         self._direct.connection_initialized(connection)
 
     def send(self, letter: Letter) -> Answer:
-        properties = letter.properties
-        # What we added goes; what it had beside its headers and is not sent again stays to be read.
-        kept = {
-            key: value for key, value in letter.headers.items()
-            if not key.startswith(_OURS) or key == f"{_OURS}properties"
-        }  # fmt: skip
+        properties, original = letter.properties, original_properties(letter)
+        # What we added goes; what it had and is not sent again stays to be read.
+        kept = {key: value for key, value in letter.headers.items() if not key.startswith(_OURS)}
+        if left := {key: value for key, value in original.items() if not _is_restored(key, value)}:
+            kept[_PROPERTIES] = left
         return self._direct.send(
             "", self._queue, letter.body, mandatory=True, headers=kept or None,
             content_type=properties.get("content_type") or "application/octet-stream",
             content_encoding=properties.get("content_encoding"), message_id=properties.get("message_id"),
+            properties={key: value for key, value in original.items() if _is_restored(key, value)},
         )  # fmt: skip
 
     def wait(self, answer: Answer) -> None:

@@ -70,8 +70,9 @@ class DirectSender:
         content_type: str = "application/json",
         content_encoding: str | None = None,
         message_id: str | None = None,
+        properties: Mapping[str, Any] | None = None,
     ) -> AsyncResult[None]:
-        """Send as soon as the bus is there; never blocks.
+        """Send as soon as the bus is there; never blocks. `properties`: those that are no argument here.
 
         The result is set to None by the broker's confirm, or to `BusRefused` when it refused the message or,
         with `mandatory`, no queue is bound; to `BadMessage` when it can't be encoded. Raises `BusDown` when
@@ -81,7 +82,7 @@ class DirectSender:
             raise BusDown(f"{MAX_WAITING} messages wait for the bus already")
         options = {
             "persistent": persistent, "mandatory": mandatory, "headers": headers, "expiration_ms": ttl_ms,
-            "content_type": content_type, "content_encoding": content_encoding,
+            "content_type": content_type, "content_encoding": content_encoding, "properties": properties,
         }  # fmt: skip
         letter = _Letter(exchange, routing_key, body, options, message_id or f"{self._prefix}-{next(self._ids)}")
         self._waiting.append(letter)
