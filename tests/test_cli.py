@@ -239,13 +239,15 @@ def test_arguments_that_do_not_fit_are_said_in_words_of_ours_and_not_quoted(argu
     assert "secret" not in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["journal", "--help"], ["bus", "--help"]])
-def test_a_reader_that_has_seen_enough_is_no_traceback(arguments: list[str]) -> None:
+@pytest.mark.parametrize("program", [
+    ["vigiloconn"], ["vigiloconn", "journal"], ["vigiloconn", "bus"], ["vigiloconn.configure"]
+])  # fmt: skip
+def test_a_reader_that_has_seen_enough_is_no_traceback(program: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "vigiloconn", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT
+            [sys.executable, "-m", *program, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
     finally:
         os.close(writer)

@@ -19,6 +19,7 @@ from docopt import DocoptExit, docopt
 from vigiloconn import __version__
 from vigiloconn.errors import BusDown, BusRefused, SettingsError
 from vigiloconn.interfaces import Connection
+from vigiloconn.kit.arguments import leave_closed_pipe
 from vigiloconn.kit.exits import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, fail
 from vigiloconn.options import BusSettings, parse_bus
 from vigiloconn.settings import values
@@ -108,12 +109,31 @@ Exit status: 0 all is as asked for; 1 the broker can't be reached, refused somet
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program with `argv` (without its name) and return the exit status."""
+    status = EXIT_DONE
     try:
-        options = docopt(USAGE, sys.argv[1:] if argv is None else argv, version=f"{PROGRAM} {__version__}")
+        try:
+            options = _options(sys.argv[1:] if argv is None else argv)
+            # From here on, whoever reads no more doesn't see whether all was done.
+            status = EXIT_FAILED
+            return _main(options)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has what it wanted: `... | head`.
+        leave_closed_pipe()
+        return status
+
+
+def _options(arguments: list[str]) -> dict[str, Any]:
+    try:
+        return dict(docopt(USAGE, arguments, version=f"{PROGRAM} {__version__}"))
     except DocoptExit as exc:
         # Without its message, which may quote a password.
         print(f"{PROGRAM}: the arguments are not understood, see --help", exc.usage.strip(), sep="\n", file=sys.stderr)
-        return EXIT_USAGE
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def _main(options: dict[str, Any]) -> int:
     from gevent import monkey
 
     # Before anything that has sockets is imported.
