@@ -47,6 +47,17 @@ def test_the_bus_is_configured_from_the_same_program() -> None:
     assert "/nonexistent/bus.ini" in wrong.stderr
 
 
+def test_check_tells_each_error_on_a_line_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "settings.ini"
+    path.write_text("[bus]\nwindow = many\n[connector]\ndurability = never\n")
+    argv = [sys.executable, "-m", "vigiloconn", "check", "nagios", "--config", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert "[bus] window" in first
+    assert "[connector] durability" in second
+
+
 def test_pipe_without_a_queue_is_a_setting_that_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "settings.ini"
     path.write_text("[connector-nagios]\nnagios_pipe = /nonexistent/nagios.cmd\n")

@@ -750,3 +750,22 @@ def test_a_log_file_that_can_not_be_opened_again_stays_in_use(tmp_path: Path) ->
     logging.warning("two")
     assert (moved / "x.log").read_text().endswith("WARNING::two\n")
     assert "can't be opened again" in (moved / "x.log").read_text()
+
+
+def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "settings.ini"
+    path.write_text(
+        "[bus]\nwindow = many\nhostz = a\nuse_ssl = perhaps\nauth = external\n[bus:far]\nheartbeat = x\n"
+        "[connecter]\na = 1\n[connector]\ndurability = never\n[publications]\nevent = :5\n"
+        "[loggers]\nkeys = nobody\n"
+    )
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    errors = [caught.value, *caught.value.others]
+    told = [str(error).removeprefix(f"{path}: ").partition(": ")[0] for error in errors]
+    # `auth` needs TLS, and whether there is to be TLS can't be told.
+    places = {"[bus] hostz", "[bus] window", "[bus] use_ssl", "[bus:far] heartbeat", "[connecter]",
+              "[connector] durability", "[publications] event"}
+    assert places < set(told)
+    assert "[bus] auth" not in told
+    assert len(told) == len(places) + 1

@@ -44,3 +44,20 @@ def test_what_is_missing_is_named_with_its_setting(tmp_path: Path) -> None:
 def test_a_pipe_that_nagios_has_not_made_yet_is_said(tmp_path: Path) -> None:
     found = warnings(f"[connector-nagios]\nnagios_pipe = {tmp_path}/cmd\n")
     assert f"nagios_pipe {tmp_path}/cmd: No such file or directory" in found
+
+
+def test_a_followed_file_is_one_that_can_be_read_or_comes_later(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").touch()
+    follow = ", ".join(str(tmp_path / name) for name in ("fifo", "file", "later")) + f", {tmp_path}"
+    found = warnings(f"[connector-nagios]\nlisten_unix =\nfollow = {follow}\n")
+    assert f"follow {tmp_path}: expected a file that lines are appended to, found a directory" in found
+    assert f"follow {tmp_path}/fifo: expected a file that lines are appended to, found a FIFO" in found
+    assert f"{tmp_path}/file" not in found
+    assert f"{tmp_path}/later" not in found
+
+
+def test_names_that_are_nearly_a_list_are_named_in_every_section(tmp_path: Path) -> None:
+    found = warnings("[bus]\nhosts = a1\nqueue = q\nsubscriptions = event;state\n[bus:far]\nsubscriptions = a b\n")
+    assert "[bus] subscriptions: 'event;state' is one name" in found
+    assert "[bus:far] subscriptions: 'a b' is one name" in found

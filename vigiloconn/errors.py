@@ -10,6 +10,9 @@ class VigiloError(Exception):
 class SettingsError(VigiloError):
     """Raised when a setting is missing, unknown or has a bad value. The operator must change it."""
 
+    others: tuple[SettingsError, ...] = ()
+    """What is wrong besides in the same file: its text is the first alone."""
+
 
 class StartError(VigiloError):
     """Raised when a part can't begin its work: socket in use, journal locked, directory not writable."""

@@ -6,7 +6,7 @@ import configparser
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -237,6 +237,7 @@ def parse_settings(
     reader.check_bus(settings.bus)
     for name, each in settings.buses.items():
         reader.check_bus(each, f"{_BUS_PREFIX}{name}")
+    reader.raise_errors()
     return settings
 
 
@@ -245,16 +246,36 @@ def parse_bus(text: str, path: Path) -> tuple[BusSettings, tuple[str, ...]]:
 
     What its keys mean together is not checked: a command line may have the last word. Raises `SettingsError`.
     """
-    return _Reader(path, parse_ini(text, str(path))).bus(None)
+    reader = _Reader(path, parse_ini(text, str(path)))
+    found = reader.bus(None)
+    reader.raise_errors()
+    return found
 
 
 class _Reader:
-    """One parsed file, read section by section; knows its name for the errors."""
+    """One parsed file, read section by section; knows its name for the errors.
+
+    An error is kept, and the rest is read as if nothing had been said there, so that all can be told at once: what is
+    read is worth something only when `raise_errors` has passed.
+    """
 
     def __init__(self, path: Path | None, ini: configparser.RawConfigParser) -> None:
         self._path = path
         self._source = str(path or "defaults")
         self._ini = ini
+        self._errors: list[SettingsError] = []
+        self._wrong_sections: set[str] = set()
+
+    def raise_errors(self) -> None:
+        """Raise the first error, with the others beside it, if there is one."""
+        if self._errors:
+            first, *others = self._errors
+            first.others = tuple(others)
+            raise first
+
+    def _keep(self, section: str, error: SettingsError) -> None:
+        self._errors.append(error)
+        self._wrong_sections.add(section)
 
     def section(self, name: str) -> dict[str, str]:
         """Return key -> text, empty where the section is missing."""
@@ -270,7 +291,8 @@ class _Reader:
             cutoff = 1.0 if name.startswith("connector-") else 0.8
             near = difflib.get_close_matches(name.strip().lower(), ours, n=1, cutoff=cutoff)
             if near:
-                raise SettingsError(f"{self._source}: [{name}]: unknown section, the nearest known one is [{near[0]}]")
+                text = f"{self._source}: [{name}]: unknown section, the nearest known one is [{near[0]}]"
+                self._keep(name, SettingsError(text))
 
     def error(self, section: str, key: str, text: object) -> SettingsError:
         """Build the error that names the place."""
@@ -291,8 +313,9 @@ class _Reader:
             try:
                 result[entry.attribute] = entry.convert(text)
             except ValueError as exc:
-                # Without its cause: a traceback must not quote more than we do.
-                raise self.error(section or "", key, f"{exc}{comment_hint(text)}") from None
+                self._keep(section or "", self.error(section or "", key, f"{exc}{comment_hint(text)}"))
+                default = entry.default
+                result[entry.attribute] = computed.get(entry.attribute) if default is None else entry.convert(default)
         return result
 
     def some_values(self, section: str, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -303,7 +326,7 @@ class _Reader:
             try:
                 result[known[key].attribute] = known[key].convert(given[key])
             except ValueError as exc:
-                raise self.error(section, key, f"{exc}{comment_hint(given[key])}") from None
+                self._keep(section, self.error(section, key, f"{exc}{comment_hint(given[key])}"))
         return result
 
     def own(self, section: str, entries: Sequence[schema.Entry] | None) -> dict[str, Any]:
@@ -312,21 +335,27 @@ class _Reader:
         if entries is None:
             return given
         known = {entry.key for entry in entries}
+        whole = set(known)
         for key, text in given.items():
             if key not in known and key not in _SHARED_KEYS:
-                raise self.error(section, first_word(key), f"unknown key, {_nearest(key, known)}")
-            self._check_continuation(section, key, text)
-        return {entry.key: self._own_value(section, entry, given.get(entry.key, entry.default)) for entry in entries}
+                self._keep(section, self.error(section, first_word(key), f"unknown key, {_nearest(key, known)}"))
+            if not self._is_whole(section, key, text):
+                whole.discard(key)
+        return {
+            entry.key: self._own_value(section, entry, given.get(entry.key, entry.default))
+            for entry in entries if entry.key in whole
+        }  # fmt: skip
 
     def _own_value(self, section: str, entry: schema.Entry, text: str | None) -> Any:
         if text is None:
             if entry.is_required:
-                raise self.error(section, entry.key, f"expected it ({entry.doc}), got none")
+                self._keep(section, self.error(section, entry.key, f"expected it ({entry.doc}), got none"))
             return None
         try:
             return entry.convert(text)
         except ValueError as exc:
-            raise self.error(section, entry.key, f"{exc}{comment_hint(text)}") from None
+            self._keep(section, self.error(section, entry.key, f"{exc}{comment_hint(text)}"))
+            return None
 
     def buses(self, credentials_dir: str | None) -> dict[str, BusSettings]:
         """Return NAME -> what `[bus:NAME]` says, with the keys and the defaults of `[bus]`."""
@@ -335,7 +364,7 @@ class _Reader:
             name = section.removeprefix(_BUS_PREFIX)
             if name != section:
                 if not name:
-                    raise SettingsError(f"{self._source}: [{section}]: expected a name behind the ':'")
+                    self._keep(section, SettingsError(f"{self._source}: [{section}]: expected a name behind the ':'"))
                 found[name] = self.bus(None, section)[0]
         return found
 
@@ -346,11 +375,14 @@ class _Reader:
         for key, text in self.section(section).items():
             entry = known.get(key)
             if entry is None:
-                raise self._unknown(section, key)
+                self._keep(section, self._unknown(section, key))
+                continue
             if entry.key in given:
-                raise self.error(section, key, f"says the same as {given[entry.key][0]}: keep one of them")
-            self._check_continuation(section, key, text)
-            given[entry.key] = (key, text)
+                text = f"says the same as {given[entry.key][0]}: keep one of them"
+                self._keep(section, self.error(section, key, text))
+                continue
+            if self._is_whole(section, key, text):
+                given[entry.key] = (key, text)
         return given
 
     def _unknown(self, section: str, key: str) -> SettingsError:
@@ -360,15 +392,17 @@ class _Reader:
                 return self.error(section, word, f"belongs in [{other}]")
         return self.error(section, word, f"unknown key, {_nearest(word, schema.spellings(_base(section)))}")
 
-    def _check_continuation(self, section: str, key: str, text: str) -> None:
+    def _is_whole(self, section: str, key: str, text: str) -> bool:
         """Refuse a setting that was swallowed by the one above it, before an error can quote it as a value."""
         known = {key for name in schema.SECTIONS for key in schema.spellings(name)}
         for line in text.split("\n")[1:]:
             # A colon alone is no sign: host:port and exchange:key have one too.
             match = re.match(r"([\w-]+)\s*([=:])", line)
             if match and (match[2] == "=" or match[1] in known):
-                raise self.error(section, key, f"continued by the indented line {match[1]}: expected it to start "
-                                               "where its line starts")
+                text = f"continued by the indented line {match[1]}: expected it to start where its line starts"
+                self._keep(section, self.error(section, key, text))
+                return False
+        return True
 
     def bus(self, credentials_dir: str | None, section: str = "bus") -> tuple[BusSettings, tuple[str, ...]]:
         """Return `[bus]`, and a warning for each file with a password that all users can read."""
@@ -383,7 +417,8 @@ class _Reader:
         password: Secret = bus["password"]
         if bus["password_file"]:
             if "password" in given:
-                raise self.error(section, "password_file", "expected it or password, got both")
+                self._keep(section, self.error(section, "password_file", "expected it or password, got both"))
+                return password
             return self._read_secret(section, "password_file", Path(bus["password_file"]))
         if "password" not in given and credentials_dir:
             credential = Path(credentials_dir, CREDENTIAL)
@@ -400,7 +435,8 @@ class _Reader:
         try:
             return Secret(read_secret(path))
         except ValueError as exc:
-            raise self.error(section, key, exc) from None
+            self._keep(section, self.error(section, key, exc))
+            return Secret("")
 
     def publications(self) -> Mapping[str, Publication]:
         """Return type -> where its messages go."""
@@ -409,7 +445,7 @@ class _Reader:
             try:
                 result[kind] = parse_publication(text)
             except ValueError as exc:
-                raise self.error("publications", kind, f"{exc}{comment_hint(text)}") from None
+                self._keep("publications", self.error("publications", kind, f"{exc}{comment_hint(text)}"))
         return MappingProxyType(result)
 
     def logging(self) -> Mapping[str, Mapping[str, str]]:
@@ -419,29 +455,43 @@ class _Reader:
             name: {key.lower(): text for key, text in self.section(name).items()}
             for name in self._ini.sections() if logsetup.is_logging_section(name)
         }
-        logsetup.check_sections(sections, self._source)
+        try:
+            logsetup.check_sections(sections, self._source)
+        except SettingsError as exc:
+            self._keep("loggers", exc)
         return MappingProxyType({name: MappingProxyType(section) for name, section in sections.items()})
 
     def check_bus(self, bus: BusSettings, section: str = "bus") -> None:
         """Check what keys of `[bus]` mean together, and that the certificates can be read."""
-        if bus.auth == "external":
-            if not bus.use_ssl:
-                raise self.error(section, "auth", "external needs TLS: expected use_ssl = True")
-            if not bus.cert_file:
-                raise self.error(section, "auth", "external logs in with a certificate: expected cert_file")
-        else:
-            for key in ("user", "password"):
-                if not getattr(bus, key):
-                    raise self.error(section, key, f"expected it for auth = {bus.auth}, got nothing")
-        if bus.key_file and not bus.cert_file:
-            raise self.error(section, "key_file", "is of no use without a certificate: expected cert_file")
-        for key in ("ca_file", "cert_file", "key_file") if bus.use_ssl else ():
-            path = getattr(bus, key)
-            try:
-                if path:
-                    Path(path).read_bytes()
-            except OSError as exc:
-                raise self.error(section, key, f"{path} can't be read: {exc.strerror}") from exc
+        # Beside a key that is wrong by itself this would only tell what follows from that.
+        if section not in self._wrong_sections:
+            for key, text in (*_contradictions(bus), *_unreadable_files(bus)):
+                self._keep(section, self.error(section, key, text))
+
+
+def _contradictions(bus: BusSettings) -> Iterator[tuple[str, str]]:
+    """Give key and text of what can't be meant together."""
+    if bus.auth == "external":
+        if not bus.use_ssl:
+            yield "auth", "external needs TLS: expected use_ssl = True"
+        if not bus.cert_file:
+            yield "auth", "external logs in with a certificate: expected cert_file"
+    else:
+        for key in ("user", "password"):
+            if not getattr(bus, key):
+                yield key, f"expected it for auth = {bus.auth}, got nothing"
+    if bus.key_file and not bus.cert_file:
+        yield "key_file", "is of no use without a certificate: expected cert_file"
+
+
+def _unreadable_files(bus: BusSettings) -> Iterator[tuple[str, str]]:
+    for key in ("ca_file", "cert_file", "key_file") if bus.use_ssl else ():
+        path = getattr(bus, key)
+        try:
+            if path:
+                Path(path).read_bytes()
+        except OSError as exc:
+            yield key, f"{path} can't be read: {exc.strerror}"
 
 
 def _base(section: str) -> str:

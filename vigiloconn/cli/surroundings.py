@@ -31,9 +31,13 @@ def surroundings(settings: Settings, *, has_journal: bool = True) -> Iterator[st
         yield from _pipe(nagios.nagios_pipe)
     if nagios.nagios_config and not os.access(nagios.nagios_config, os.R_OK):
         yield f"[connector-nagios] nagios_config {nagios.nagios_config}: {_why_unreadable(nagios.nagios_config)}"
-    for host in settings.bus.hosts:
-        if re.search(r"[;\s]", host):
-            yield f"[bus] hosts: {host!r} is one name: brokers are told apart by commas"
+    for path in nagios.follow:
+        yield from _followed(path)
+    for section, bus in (("bus", settings.bus), *((f"bus:{name}", bus) for name, bus in settings.buses.items())):
+        for key, names in (("hosts", bus.hosts), ("subscriptions", [each.exchange for each in bus.subscriptions])):
+            for name in names:
+                if re.search(r"[;\s]", name):
+                    yield f"[{section}] {key}: {name!r} is one name: several are told apart by commas"
 
 
 def _group(place: str, name: str) -> Iterator[str]:
@@ -65,6 +69,22 @@ def _pipe(path: str) -> Iterator[str]:
         yield f"{setting} {path}: expected a FIFO, found something else: commands would be written to nobody"
     elif not os.access(path, os.W_OK):
         yield f"{setting} {path}: not writable for user {_user()}"
+
+
+def _followed(path: str) -> Iterator[str]:
+    setting = f"follow {path}"
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return  # the connector waits for its writer to make it
+    except OSError as exc:
+        yield f"{setting}: {exc.strerror}"
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "something else"
+        yield f"{setting}: expected a file that lines are appended to, found {kind}"
+    elif not os.access(path, os.R_OK):
+        yield f"{setting}: not readable for user {_user()}"
 
 
 def _why_unreadable(path: str) -> str:
