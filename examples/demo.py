@@ -32,6 +32,8 @@ RUN = Path(".run")
 SOCKET = RUN / "nagios.sock"
 TOPOLOGY = Path("conf/bus.ini")
 TYPES = ("event", "perf", "state", "nagios")
+#: What the names of the connector's own figures begin with.
+OWN_FIGURES = "vigilo-connector-nagios-1"
 #: How often the loop looks whether the connector lives and the time is up, while nothing arrives.
 _TICK_S = 0.2
 
@@ -62,18 +64,27 @@ class GivenBroker:
 
 @dataclass
 class Screen:
-    """Prints what arrives and remembers which sample lines did."""
+    """Prints what arrives and remembers which sample lines did. Of the connector's own figures it prints the first."""
 
     host: str
     """The host name in this run's sample lines, which tells them from everything else on the bus."""
     missing: set[str] = field(default_factory=lambda: set(TYPES))
+    has_figures: bool = False
 
     def show(self, message: amqp.Message) -> None:
         body = message.body if isinstance(message.body, str) else bytes(message.body).decode("utf-8", "replace")
         info = message.delivery_info
+        if info["exchange"] == "perf" and OWN_FIGURES in body and self.host not in body:
+            self._show_figures(body)
+            return
         say(f"on the bus: {info['exchange']} [{info['routing_key']}] {body}")
         if self.host in body:
             self.missing.discard(info["exchange"])
+
+    def _show_figures(self, body: str) -> None:
+        if not self.has_figures:
+            say(f"on the bus: perf, the connector's own figures, such as {body} (the others are not shown)")
+            self.has_figures = True
 
 
 def say(text: str) -> None:
@@ -139,6 +150,8 @@ def get_broker(options: Options, stack: ExitStack) -> Broker:
     if options.bus:
         broker = parse_broker(options)
         say(f"using the broker at {options.bus} as {broker.user}")
+        say(f"left there at the end, with what was sent: exchanges and queues {', '.join(read_exchanges(TOPOLOGY))}; "
+            "vigilo-bus-config delete-queue and delete-exchange remove those that were not there before")
         return broker
     say("starting a private RabbitMQ node (a few seconds)")
     shutil.rmtree(RUN / "rabbitmq", ignore_errors=True)

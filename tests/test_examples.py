@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import amqp
 import pytest
 
+from examples.demo import Screen
 from tests.support.bus import Bus, connect
 from tests.support.connector import ROOT, ConnectorProcess, render_settings
 from tests.support.rabbit import RabbitNode
@@ -246,3 +248,23 @@ def test_a_period_that_is_no_time_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "period: expected seconds above 0, such as 30 or 0.5, got 'soon'" in done.stderr
+
+
+def test_the_demo_shows_the_lines_of_its_user_and_the_first_of_the_connectors_figures(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = Screen("demo.example.com")
+    service = "vigilo-connector-nagios-1"
+    for exchange, body in (
+        ("perf", f'{{"datasource":"{service}-sent"}}'), ("perf", f'{{"datasource":"{service}-queue"}}'),
+        ("perf", '{"datasource":"load1","host":"demo.example.com"}'), ("perf", '{"datasource":"mine"}'),
+        ("nagios", f'{{"cmdname":"{service}"}}'),
+    ):  # fmt: skip
+        message = amqp.Message(body)
+        message.delivery_info = {"exchange": exchange, "routing_key": exchange}
+        screen.show(message)
+    shown = capsys.readouterr().out.splitlines()
+    assert [name for name in ("sent", "queue", "load1", "mine", "cmdname") for line in shown if name in line] == [
+        "sent", "load1", "mine", "cmdname"
+    ]  # fmt: skip
+    assert screen.missing == {"event", "state", "nagios"}
