@@ -356,6 +356,13 @@ class BusConnection:
 
     # -- writing -----------------------------------------------------------------------------------
 
+    def certificate_ends_at(self) -> float | None:
+        """Return until when the broker's certificate is good, in UNIX seconds; None without TLS."""
+        transport = self._library.transport
+        if self.tls is None or transport is None:
+            return None
+        return float(ssl.cert_time_to_seconds(transport.sock.getpeercert()["notAfter"]))
+
     def dial_now(self) -> socket.socket:
         """Return a new connected socket to the endpoint, for the library."""
         return self.dial(self.endpoint, self.settings.connect_timeout_s)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,19 +15,35 @@ from vigiloconn.options import Settings
 from vigiloconn.topology.apply import apply_topology, request
 from vigiloconn.topology.wanted import Queue, Topology
 
+_DAY_S = 86_400
+_FEW_DAYS = 30
 _TYPES = ("event", "perf", "state", "nagios")
 
 
-def brokers_problems(settings: Settings) -> Iterator[str]:
-    """Give a line for each thing that is wrong with a broker of `[bus]`, and for the login that fails."""
+def brokers_problems(settings: Settings, note: Callable[[str], object] = print) -> Iterator[str]:
+    """Give a line for each thing that is wrong with a broker of `[bus]`, and for the login that fails.
+
+    `note` is told how long each broker's certificate is good.
+    """
     bus = settings.bus
     for host in bus.hosts:
         endpoint = parse_endpoint(host, bus.default_port)
         try:
             with bus_session(bus, endpoint, name="vigilo-connector check") as connection:
+                ends_at = connection.certificate_ends_at()
+                if ends_at is not None:
+                    note(f"{endpoint}: {certificate_words(ends_at, time.time())}")
                 yield from _missing(connection, endpoint, settings)
         except (BusDown, BusRefused) as exc:
             yield str(exc)
+
+
+def certificate_words(ends_at: float, now: float) -> str:
+    """Return what is told of a certificate that is good until `ends_at`."""
+    days = int((ends_at - now) // _DAY_S)
+    until = time.strftime("%Y-%m-%d", time.gmtime(ends_at))
+    few = "only " if days < _FEW_DAYS else ""
+    return f"the broker's certificate is good for {few}{days} days more, until {until}"
 
 
 def _missing(connection: Connection, endpoint: Endpoint, settings: Settings) -> Iterator[str]:
