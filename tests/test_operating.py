@@ -36,5 +36,5 @@ def test_the_stories_go_as_they_are_told(shell: Shell) -> None:
         elif named := re.search(r"`([\w.]+)`[^`]*:\n\n\Z", block.before):
             shell.write(named[1], block.text)
             files.append(named[1])
-    assert files == ["settings.ini", "exchange.ini", "queue.ini", "away.ini"]
-    assert ran == 23
+    assert files == ["settings.ini", "exchange.ini", "queue.ini", "away.ini", "two.ini"]
+    assert ran == 27

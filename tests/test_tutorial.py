@@ -70,7 +70,8 @@ class Shell:
         self._env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
     def write(self, name: str, text: str) -> None:
-        (self.directory / name).write_text(text.replace("hosts = localhost\n", self._broker), encoding="utf-8")
+        text = text.replace("localhost\n", self._broker.removeprefix("hosts = "))
+        (self.directory / name).write_text(text, encoding="utf-8")
 
     def run(self, command: str, expected: str) -> None:
         if command.endswith("&"):
