@@ -1,4 +1,4 @@
-"""What authors' tests stand on: the bus in memory does what a real broker does. One suite runs on both."""
+"""What authors' tests stand on: the bus in memory, the fixture. `test_testing_alike.py` holds it against a broker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import gevent
 import pytest
 
-from tests.support.rabbit import RabbitNode
 from vigiloconn.connectors.parts import add_consumer, add_journal, add_publisher
 from vigiloconn.errors import BadMessage
 from vigiloconn.handlers.message import MessageHandler
@@ -113,21 +112,6 @@ def test_a_sources_messages_reach_the_bus() -> None:
     with run_connector(build_source, bus=bus) as made:
         assert bus.drain("q", 1)[0].json() == {"type": "event", "n": 1}
         assert made.handler(Ticker).position == "1"
-
-
-def test_the_same_connector_does_the_same_on_a_real_broker(rabbit: RabbitNode, vhost: str, bus: Any) -> None:
-    bus.declare_exchange("source", "topic")
-    bus.declare_queue("copies", bus.declare_exchange("out"))
-    bus.declare_queue("in", "source", "a.*")
-    account = f"hosts = {rabbit.address}\nuser = {rabbit.user}\npassword = {rabbit.password}\nvhost = {vhost}\n"
-    settings = SETTINGS_TEXT.replace("[bus]\n", f"[bus]\n{account}")
-    with run_connector(build, settings, on_memory=False) as made:
-        for number in range(50):
-            bus.publish("source", "a.x", {"n": number})
-        bus.publish("", "in", {"bad": 1})
-        made.wait(lambda: made.handler(Copier).stats()["acknowledged"] == 51, timeout_s=30)
-    assert [each.json()["n"] for each in bus.drain("copies", 50)] == list(range(50))
-    assert [each.json() for each in bus.drain("in.dead", 1)] == [{"bad": 1}]
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
