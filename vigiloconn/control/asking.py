@@ -5,10 +5,14 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import struct
 from typing import NamedTuple
 
 from vigiloconn.errors import VigiloError
 from vigiloconn.kit.limits import MAX_SOCKET_PATH_BYTES
+
+#: What the kernel takes as a time limit: seconds and microseconds.
+_TIMEVAL = struct.Struct("@ll")
 
 
 class CantAsk(VigiloError):
@@ -48,7 +52,7 @@ def ask(
         raise CantAsk(f"control socket {path}: {exc.strerror}: is the connector running?", is_absent=True) from exc
     except PermissionError as exc:
         raise CantAsk(f"control socket {path}: {exc.strerror}: is this user in socket_group?") from exc
-    except TimeoutError as exc:
+    except (TimeoutError, BlockingIOError) as exc:
         raise CantAsk(f"control socket {path}: no answer within {timeout_s:g} s") from exc
     except (OSError, http.client.HTTPException) as exc:
         raise CantAsk(f"control socket {path}: {exc}") from exc
@@ -60,10 +64,14 @@ class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str | os.PathLike[str], timeout_s: float) -> None:
         super().__init__("localhost", timeout=timeout_s)
         self._path = os.fspath(path)
+        self._timeout_s = timeout_s
 
     def connect(self) -> None:
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH_BYTES:
             raise OSError(f"the path has more than {MAX_SOCKET_PATH_BYTES} bytes")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
+        # A socket with Python's timeout does not wait for a place in the listener's queue, this one does.
+        seconds, left = divmod(self._timeout_s, 1)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(seconds), int(left * 1e6)))
         self.sock.connect(self._path)
+        self.sock.settimeout(self._timeout_s)
