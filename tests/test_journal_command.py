@@ -15,6 +15,7 @@ from tests.support.journals import assert_totals_are_exact, held_ids, ids, reope
 from vigiloconn.cli import journal as command
 from vigiloconn.interfaces import Record, RouteKey
 from vigiloconn.journal.transaction import Transaction
+from vigiloconn.kit.progress import Progress
 
 KEY = RouteKey("event", None, True)
 Out = pytest.CaptureFixture[str]
@@ -111,6 +112,25 @@ def test_discard_deletes_nothing_without_yes_and_what_is_named_with_it(place: Pa
     assert_totals_are_exact(journal)
     journal.close()
     assert left == ([3, 4, 5], {}, 0)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (("retry", "--all"), "interrupted: 4 messages to be sent again so far"),
+    (("import", "lines"), "interrupted: 2 messages imported so far"),
+    (("verify",), "interrupted"),
+])  # fmt: skip
+def test_an_interrupted_change_says_how_much_is_done(
+    place: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], said: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert run(place, "export", "--parked") == 0
+    (place / "lines").write_text("".join(capsys.readouterr().out.splitlines(keepends=True)[:2]))
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Progress, "did", interrupt)
+    assert run(place, *arguments) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_what_is_exported_is_imported_elsewhere_with_its_times(

@@ -140,3 +140,28 @@ def test_of_parts_with_one_name_each_is_told_and_each_has_its_problems_and_metri
     lines = bytes(reply.body).decode().splitlines()  # type: ignore[arg-type]
     samples = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
     assert len(set(samples)) == len(samples)
+
+
+def test_without_a_connection_nothing_is_said_to_drain() -> None:
+    class Flow(Part):
+        broker: str | None = "b:5672"
+        confirmed = 0.0
+
+        def stats(self) -> dict[str, float]:
+            return {"backup": 100.0, "published": 0.0, "confirmed": self.confirmed}
+
+        def details(self) -> dict[str, Any]:
+            return {"broker": self.broker}
+
+    part, now_s = Flow(), 0.0
+    supervisor = Supervisor()
+    supervisor.add(part)
+    inquiry = Inquiry(lambda: supervisor.handlers)
+    insight = Insight(lambda: 0.0, (), (), Histogram(), Histogram())
+    report = Report("c", supervisor, inquiry, StateLog(), insight, clock=lambda: now_s)
+    report.watch(now_s)
+    now_s, part.confirmed = 10.0, 500.0
+    report.watch(now_s)
+    assert report.document()["flow"]["drained_in_s"] == 2.0
+    part.broker = None
+    assert report.document()["flow"]["drained_in_s"] is None

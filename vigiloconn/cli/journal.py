@@ -99,6 +99,8 @@ def main(arguments: list[str]) -> int:
         return fail(exc, EXIT_USAGE, PROGRAM)
     except VigiloError as exc:
         return fail(exc, EXIT_FAILED, PROGRAM)
+    except KeyboardInterrupt:
+        return fail("interrupted", EXIT_FAILED, PROGRAM)
 
 
 class _Command:

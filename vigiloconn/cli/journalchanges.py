@@ -82,11 +82,14 @@ class Changes:
 
     def _put_back(self, verb: str, entries: Iterable[Entry], refused: _Refused) -> int:
         done = 0
-        with self._desk() as desk, Progress(verb) as progress:
-            for portion in _portions(entries):
-                desk.put_back(portion)
-                done += len(portion)
-                progress.did(len(portion))
+        try:
+            with self._desk() as desk, Progress(verb) as progress:
+                for portion in _portions(entries):
+                    desk.put_back(portion)
+                    done += len(portion)
+                    progress.did(len(portion))
+        except KeyboardInterrupt:
+            return self._interrupted(done, verb)
         print(f"{done} messages {verb}")
         return refused.status()
 
@@ -95,16 +98,22 @@ class Changes:
             orders = list(_orders(reader, order, ids))
             total = len(ids) or reader.quick_count(order.table)
         done = 0
-        with self._desk() as desk, Progress(verb, total) as progress:
-            for asked in orders:
-                for slice in _slices(desk, asked, change):
-                    done += slice.done
-                    progress.did(slice.done)
+        try:
+            with self._desk() as desk, Progress(verb, total) as progress:
+                for asked in orders:
+                    for slice in _slices(desk, asked, change):
+                        done += slice.done
+                        progress.did(slice.done)
+        except KeyboardInterrupt:
+            return self._interrupted(done, verb)
         print(f"{done} messages {verb}")
         if done < len(ids):
             why = "are on their way, or not there" if order.table == WAITING else "are not there"
             return fail(f"{len(ids) - done} {why}", EXIT_FAILED, self._program)
         return EXIT_DONE
+
+    def _interrupted(self, done: int, verb: str) -> int:
+        return fail(f"interrupted: {done} messages {verb} so far, and perhaps the next few", EXIT_FAILED, self._program)
 
     def _desk(self) -> AbstractContextManager[Desk]:
         return open_desk(self._settings, self._path, self._process, self._program)

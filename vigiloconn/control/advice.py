@@ -59,7 +59,8 @@ ADVICE = (
     Advice("journal-busy", "CRITICAL", "another program has locked the journal; writers wait, nothing is dropped",
            "end that program's transaction: `fuser` names who has the file open"),
     Advice("journal-damaged", "CRITICAL", "the journal's file was damaged and is set aside with what was unread in it",
-           "take out of the old file what can be read, then move it away and start the connector again"),
+           "`vigilo-connector journal salvage FILE` takes what can be read of the old file; then move it away and "
+           "start the connector again"),
     Advice("journal-full", "CRITICAL", "journal_max_messages or journal_max_bytes is reached; when_full applies",
            "let the bus take what waits, send or discard parked messages, or raise the bounds"),
     Advice("journal-log", "CRITICAL", "a reader keeps a transaction open, so that the journal's log can't be folded",

@@ -135,7 +135,7 @@ class Report:
             "time": round(self._wall(), 3),
             "uptime_s": round(self._clock() - self._began_s, 1),
             "state": self._state(),
-            "flow": self._flow(now),
+            "flow": self._flow(now, _is_connected(details)),
             "latency": {
                 "acceptance": _latency(self._insight.acceptance), "confirm": _latency(self._insight.confirm),
             },
@@ -165,12 +165,14 @@ class Report:
             "problems": [_problem(standing, now_s) for standing in state.standing],
         }
 
-    def _flow(self, now: Totals) -> dict[str, Any]:
+    def _flow(self, now: Totals, is_connected: bool) -> dict[str, Any]:
         rates = {
             name: {"10s": round(self._meter.rate(name, SHORT_S), 2), "5min": round(self._meter.rate(name, LONG_S), 2)}
             for name in COUNTERS
         }
-        left_s = drain_s(now.waiting, rates["accepted"]["10s"], rates["finished"]["10s"])
+        # Without a connection the rates are those of before.
+        leaving_per_s = rates["finished"]["10s"] if is_connected else 0.0
+        left_s = drain_s(now.waiting, rates["accepted"]["10s"], leaving_per_s)
         return {
             "in_per_s": rates["accepted"],
             "out_per_s": rates["confirmed"],
@@ -194,6 +196,10 @@ class Report:
             "figures": dict(self._inquiry.figures_of(part)),
             "details": dict(details),
         }
+
+
+def _is_connected(details: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any(told.get("broker") is not None for told in details.values())
 
 
 class _Lately:
