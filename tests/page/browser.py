@@ -42,6 +42,8 @@ class Browser:
 
         self._process = subprocess.Popen(
             argv, preexec_fn=take_pipes, pass_fds=(3, 4),
+            # Killed, it leaves its lock's socket in a directory of its own there.
+            env={**os.environ, "TMPDIR": self._profile},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         os.close(commands_out)
