@@ -22,6 +22,7 @@ from vigiloconn.bus.words import Outage
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker
 from vigiloconn.interfaces import Level, Problem
 from vigiloconn.ipv6 import Endpoint
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.kit.traces import without_traces
 from vigiloconn.options import BusSettings, Settings
 from vigiloconn.publishing.direct import DirectSender
@@ -230,7 +231,7 @@ class VigiloClient(Handler):
         period_s = min(_TICK_S, self._settings.heartbeat_s / 4)
         idle_since_s = time.monotonic()
         while connection.lost is None:
-            self._stop.wait(period_s)
+            self._stop.wait(seconds_to_beat(time.monotonic(), period_s))
             if self._stop.is_set():
                 return
             if self.supervisor.stopping and connection.waiting_s > _STOP_ANSWER_S:

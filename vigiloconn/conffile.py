@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,6 +21,7 @@ from gevent.event import Event
 
 from vigiloconn.errors import VigiloError
 from vigiloconn.interfaces import Level, Problem
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.serialize import decode_text
 from vigiloconn.supervisor import Handler
 
@@ -81,7 +83,7 @@ class ConfFile(Handler, Generic[T]):
 
     def run(self) -> None:
         while not self._stopping:
-            self._wake.wait(self._poll_s)
+            self._wake.wait(seconds_to_beat(time.monotonic(), self._poll_s))
             self._wake.clear()
             if self._stopping:
                 return

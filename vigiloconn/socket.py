@@ -18,6 +18,7 @@ from gevent.event import Event
 from vigiloconn.errors import StartError
 from vigiloconn.interfaces import Level, Problem, Sink
 from vigiloconn.kit import descriptors
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.serialize import MAX_LINE_BYTES
 from vigiloconn.sources import sockfile
@@ -132,7 +133,7 @@ class SocketListener(Handler):
         return found
 
     def _watch_file(self) -> None:
-        while not self._over.wait(_FILE_CHECK_S):
+        while not self._over.wait(seconds_to_beat(time.monotonic(), _FILE_CHECK_S)):
             self.check_file()
 
     def check_file(self) -> None:

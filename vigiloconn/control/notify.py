@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from gevent.event import Event
 
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.supervisor import Handler
 
 log = logging.getLogger(__name__)
@@ -52,9 +53,12 @@ class Notifier(Handler):
     def run(self) -> None:
         self._ready.set()
         self._tell("READY=1")
-        while not self._over.wait(self._watchdog_s / 2 if self._watchdog_s else None):
+        while not self._over.wait(self._seconds_to_sign()):
             if self.is_alive():
                 self._tell("WATCHDOG=1")
+
+    def _seconds_to_sign(self) -> float | None:
+        return seconds_to_beat(time.monotonic(), self._watchdog_s / 2) if self._watchdog_s else None
 
     def stop_service(self) -> None:
         self._over.set()

@@ -12,6 +12,7 @@ from gevent.event import Event
 
 from vigiloconn.control.inquiry import Inquiry
 from vigiloconn.control.state import StateLog
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.supervisor import Handler
 
 LOOK_S = 1.0
@@ -51,7 +52,8 @@ class Operator(Handler):
             now_s = self._clock()
             self._note_delay(now_s, now_s - due_s)
             self.look(now_s)
-            due_s = now_s + LOOK_S
+            now_s = self._clock()
+            due_s = now_s + seconds_to_beat(now_s, LOOK_S)
 
     def look(self, now_s: float) -> None:
         """Look at all parts once."""

@@ -12,7 +12,7 @@ from vigiloconn import __version__
 from vigiloconn.control.advice import advice_for
 from vigiloconn.control.exchange import HTML, Refused, Reply, Request, as_json
 from vigiloconn.control.flow import COUNTERS, Totals, backlog_text, totals
-from vigiloconn.control.history import History
+from vigiloconn.control.history import PERIOD_S, History
 from vigiloconn.control.inquiry import Inquiry, named
 from vigiloconn.control.journalfile import Contents
 from vigiloconn.control.lookout import JournalFile
@@ -60,6 +60,7 @@ class Report:
         self._began_s = clock()
         self._meter = Meter()
         self._history = History(COLUMNS)
+        self._looked_at = (0.0, 0.0)
         self._lately = _Lately(insight.acceptance), _Lately(insight.confirm)
 
     # -- watching --------------------------------------------------------------------------------------------
@@ -68,8 +69,7 @@ class Report:
         """Take up what there is now."""
         now = self._totals()
         self._meter.take(now_s, {name: getattr(now, name) for name in COUNTERS})
-        for file in self._insight.ages if now.waiting else ():
-            file.seen(0.0)
+        self._look(now)
         if self._history.is_due(now_s):
             acceptance, confirm = self._lately
             values = {
@@ -81,6 +81,12 @@ class Report:
                 "confirm_s": confirm.mean_s(),
             }
             self._history.add(self._wall(), values)
+
+    def _look(self, now: Totals) -> None:
+        """Let the oldest message's age be read where it may be another message now: an age grows by itself."""
+        seen_at, self._looked_at = self._looked_at, (now.waiting, now.finished)
+        for file in self._insight.ages if now.waiting else ():
+            file.seen(PERIOD_S if self._looked_at == seen_at else 0.0)
 
     def backlog(self) -> tuple[Totals, float]:
         """Return the totals, and the age of the oldest message in seconds."""

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 from urllib.parse import parse_qsl
@@ -26,6 +27,7 @@ from gevent.pywsgi import Input, WSGIHandler, WSGIServer
 from vigiloconn.control.exchange import Function, Peer, Refused, Reply, Request, as_text
 from vigiloconn.errors import StartError
 from vigiloconn.interfaces import Level, Problem
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.kit.endpoint import Endpoint
 from vigiloconn.kit.greenlets import failure_of
 from vigiloconn.sources import sockfile
@@ -39,6 +41,8 @@ MAX_BODY_BYTES = 1 << 20
 #: How long a request may take to arrive whole, and how long one write of the reply may wait for a slow reader.
 READ_S = 10.0
 _WRITE_S = 30.0
+#: How often the socket's file is looked at, whoever asks.
+_FILE_CHECK_S = 10.0
 _PEER = struct.Struct("3i")
 _HEADERS = [
     ("Cache-Control", "no-store"),
@@ -69,6 +73,7 @@ class ControlServer(Handler):
         http: Endpoint | None = None,
         is_named: bool = True,
         read_s: float = READ_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = os.fspath(path) if path is not None else None
         self.requests = 0
@@ -80,6 +85,9 @@ class ControlServer(Handler):
         self._servers: list[_Server] = []
         self._inode: tuple[int, int] | None = None
         self._trouble = ""
+        self._file_trouble = ""
+        self._file_check_at_s = 0.0
+        self._clock = clock
         self._over = Event()
 
     def get(self, path: str, function: Function) -> None:
@@ -135,9 +143,10 @@ class ControlServer(Handler):
         return {"control_requests": self.requests}
 
     def problems(self) -> list[Problem]:
-        trouble = self._trouble
-        if not trouble and self._inode is not None and self.path is not None:
-            trouble = sockfile.trouble(self.path, self._inode)
+        if self._inode is not None and self.path is not None and (now_s := self._clock()) >= self._file_check_at_s:
+            self._file_check_at_s = now_s + seconds_to_beat(now_s, _FILE_CHECK_S)
+            self._file_trouble = sockfile.trouble(self.path, self._inode)
+        trouble = self._trouble or self._file_trouble
         return [Problem("control-unusable", Level.WARNING, trouble)] if trouble else []
 
     def _bind(self, path: str) -> None:

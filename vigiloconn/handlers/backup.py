@@ -35,6 +35,7 @@ from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
 from vigiloconn.journal.runs import merged
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.kit.histogram import Histogram
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.options import ConnectorSettings, Settings
@@ -513,7 +514,7 @@ class BackupProvider(Handler):
         # Of these batches and no others: what is built anew after an error may have fewer.
         texts = {name: text for batch in group for name, text in batch.kept.items()}
         transaction = self._pending.transaction([] if is_kept else records, not is_kept, texts)
-        self._look_at_s = now_s + _LOOK_S
+        self._look_at_s = now_s + seconds_to_beat(now_s, _LOOK_S)
         if transaction.accepts:
             self._gathering.began(now_s)
         amend = self._next_amendment(is_kept)
@@ -525,7 +526,7 @@ class BackupProvider(Handler):
     def _may_give_back(self, now_s: float) -> bool:
         if now_s < self._give_back_at_s or self.is_stopping:
             return False
-        self._give_back_at_s = now_s + _LOOK_S
+        self._give_back_at_s = now_s + seconds_to_beat(now_s, _LOOK_S)
         return True
 
     def _change(self, amendment: _Amendment | None) -> Callable[[DbRetry], Any] | None:

@@ -22,6 +22,7 @@ from vigiloconn.errors import SettingsError, StartError
 from vigiloconn.handlers.backup import BackupProvider
 from vigiloconn.interfaces import Batch, Level, Problem
 from vigiloconn.journal.clock import read_boot_id
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.kit.turns import Turns
 from vigiloconn.nagios.changes import HOST_PREFIX
@@ -161,7 +162,7 @@ class FileFollower(Handler):
                 self.give_back()
                 if has_taken:
                     self._stopping.wait(_GATHER_S)
-                self._wake.wait(_POLL_S)
+                self._wake.wait(seconds_to_beat(time.monotonic(), _POLL_S))
         except _Halted:
             pass
         finally:

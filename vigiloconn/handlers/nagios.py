@@ -18,6 +18,7 @@ from vigiloconn.errors import BadMessage, PipeClosed, SettingsError
 from vigiloconn.handlers.message import ItemFailed, MessageHandler, messagehandler_factory
 from vigiloconn.interfaces import Client, Level, Problem
 from vigiloconn.kit.backoff import backoff_delays
+from vigiloconn.kit.beat import seconds_to_beat
 from vigiloconn.kit.ratelog import RateLimitedLog
 from vigiloconn.nagios.commandfiles import CommandFiles
 from vigiloconn.nagios.commands import Skip, Translator, is_argument, process_file
@@ -219,7 +220,8 @@ class NagiosCommandHandler(MessageHandler):
             if self._files is not None and time.monotonic() >= sweep_at_s:
                 self._files_waiting = self._files.sweep()
                 sweep_at_s = time.monotonic() + _SWEEP_S
-            self._look_now.wait(next(delays) if self._source.is_paused else _MAX_LOOK_S)
+            beat_s = seconds_to_beat(time.monotonic(), _MAX_LOOK_S)
+            self._look_now.wait(next(delays) if self._source.is_paused else beat_s)
             self._look_now.clear()
 
     def _look(self) -> None:
