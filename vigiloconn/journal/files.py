@@ -110,7 +110,7 @@ def disk_bytes(directory: Path) -> int:
     return disk.f_blocks * disk.f_frsize
 
 
-def inode_and_size(path: Path) -> tuple[tuple[int, int], int]:
+def inode_and_size(path: Path | str) -> tuple[tuple[int, int], int]:
     """Return which file is found at `path`, as device and inode, and its bytes; zeros when there is none."""
     try:
         found = os.stat(path)

@@ -89,11 +89,14 @@ def need_of(transaction: Transaction) -> Need:
     """Return what a transaction takes."""
     growth_bytes = _pages_bytes([len(record.body) for record in transaction.appends])
     # The exchange stands in the row and in an index; an index's pages may be half empty. A letter may have four octets.
-    growth_bytes += _pages_bytes([len(record.body) + 16 * len(name) for name, record in transaction.holds])
-    growth_bytes += _pages_bytes(
-        [len(record.body) + 4 * len(name + reason) + 32 for name, record, reason in transaction.parks]
-    )
-    growth_bytes += _pages_bytes([4 * len(name + (text or "")) for name, text in transaction.kept.items()])
+    if transaction.holds:
+        growth_bytes += _pages_bytes([len(record.body) + 16 * len(name) for name, record in transaction.holds])
+    if transaction.parks:
+        growth_bytes += _pages_bytes(
+            [len(record.body) + 4 * len(name + reason) + 32 for name, record, reason in transaction.parks]
+        )
+    if transaction.kept:
+        growth_bytes += _pages_bytes([4 * len(name + (text or "")) for name, text in transaction.kept.items()])
     leaving = len(transaction.kept) + len(transaction.holds) + 2 * len(transaction.parks)
     leaving += _named(transaction.discards) + _named(transaction.held_discards)
     return Need(growth_bytes + leaving * _LEAVING_BYTES + _FIXED_BYTES, growth_bytes)

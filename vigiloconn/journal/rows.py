@@ -10,9 +10,9 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -65,7 +65,11 @@ class Counts:
     """Ranges whose times are stored."""
 
     def copy(self) -> Counts:
-        return replace(self, held=dict(self.held))
+        # By hand: each transaction begins with it.
+        return Counts(
+            self.rows, self.size_bytes, dict(self.held), self.parked_rows, self.parked_bytes,
+            self.newest_range, self.ranges,
+        )  # fmt: skip
 
     def add_held(self, exchange: str, rows: int) -> None:
         left = self.held.get(exchange, 0) + rows
@@ -159,14 +163,11 @@ class JournalRows:
             f"('first_id', coalesce((SELECT min(id) FROM {self.main}), 0)), "
             f"('last_id', coalesce((SELECT max(id) FROM {self.main}), 0)) {_OR_CHANGE}"
         )
+        self.connection: sqlite3.Connection
+        """The driver's own: what is hot goes past peewee. Set by the owner when it opens the database."""
         self._boot = 0
         self._database = database
         self._models = _models(database, table)
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The driver's own connection: what is hot goes past peewee's query builder."""
-        return cast(sqlite3.Connection, self._database.connection())  # type: ignore[no-untyped-call]
 
     def create(self, boot_id: str) -> None:
         """Make the tables that are missing (version 2 lacks one), and the columns that older files lack."""
@@ -377,7 +378,7 @@ class JournalRows:
         counts.rows += len(records)
         counts.size_bytes += sum(len(record.body) for record in records)
         self._keep_time(counts, records[0])
-        if not _is_close(counts.newest_range, _stamp(records[-1])):
+        if len(records) > 1 and not _is_close(counts.newest_range, records[-1]):
             # What waited in memory for its commit was accepted over a while.
             for record in records[1:]:
                 self._keep_time(counts, record)
@@ -405,7 +406,7 @@ class JournalRows:
             self._keep_time(counts, record)
 
     def _keep_time(self, counts: Counts, record: Record) -> None:
-        if not _is_close(counts.newest_range, _stamp(record)):
+        if not _is_close(counts.newest_range, record):
             self._begin_range(counts, record.id, _stamp(record))
 
     def _begin_range(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
@@ -585,13 +586,13 @@ def _stamp(record: Record) -> Stamp:
     return Stamp(record.accepted_at, record.boot_s)
 
 
-def _is_close(began: Stamp | None, accepted: Stamp) -> bool:
-    """Answer whether a time is so close to that of a range that it may count as the same, by both clocks."""
-    if began is None or (began.boot_s is None) != (accepted.boot_s is None):
+def _is_close(began: Stamp | None, record: Record) -> bool:
+    """Answer whether a message was accepted so soon after a range's time that this may stand for it, by both clocks."""
+    if began is None or (began.boot_s is None) != (record.boot_s is None):
         return False
     # Nor is a step of the wall clock hidden: it is the one that tells across a reboot.
-    steps = [accepted.wall_s - began.wall_s, (accepted.boot_s or 0.0) - (began.boot_s or 0.0)]
-    return all(0.0 <= step < _RANGE_S for step in steps)
+    wall_step_s, boot_step_s = record.accepted_at - began.wall_s, (record.boot_s or 0.0) - (began.boot_s or 0.0)
+    return 0.0 <= wall_step_s < _RANGE_S and 0.0 <= boot_step_s < _RANGE_S
 
 
 def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -21,9 +21,9 @@ from vigiloconn.errors import (
     OutsideChange,
     SettingsError,
     StartError,
-    VigiloError,
 )
 from vigiloconn.journal import room
+from vigiloconn.journal.begun import Begun, Translated
 from vigiloconn.journal.clock import JournalClock, Stamp
 from vigiloconn.journal.closing import ClosingNote, Totals
 from vigiloconn.journal.files import (
@@ -38,7 +38,6 @@ from vigiloconn.journal.files import (
     make_private,
     set_aside,
     sqlite_error,
-    translate,
 )
 from vigiloconn.journal.rows import PREFIX, Counts, JournalRows, kept_in_file
 from vigiloconn.journal.runs import LOWEST_ID, Run, gaps, merged
@@ -95,6 +94,8 @@ class DbRetry:
         self.volatile = os.fspath(path) == ":memory:"
         # Resolved, so that two names of one file meet at one lock.
         self.path = Path(path) if self.volatile else Path(os.path.realpath(path))
+        self._file, self._directory = os.fspath(self.path), self.path.parent
+        self._translation = Translated(self.path)
         self.uuid = ""
         self.next_id = 1
         self.outside_changes = 0
@@ -199,9 +200,10 @@ class DbRetry:
         """
         if transaction.accepts:
             self._check_log()
-        if self._fits(transaction):
+        need = room.need_of(transaction)
+        if self._fits(transaction, need):
             try:
-                self._commit(transaction)
+                self._commit(transaction, need)
             except NoRoom:
                 # Others have taken it in this moment.
                 self._commit_in_parts(transaction)
@@ -269,9 +271,10 @@ class DbRetry:
         What it adds to the main table has ids from `next_id` on. It writes no more than `weight` would. Raises as
         `apply` does: nothing is done then.
         """
-        if not self._fits(weight):
+        need = room.need_of(weight)
+        if not self._fits(weight, need):
             self._checkpoint()
-            if not (self._fits(weight) or (not weight.grows and self._is_folded())):
+            if not (self._fits(weight, need) or (not weight.grows and self._is_folded())):
                 raise self._no_room()
         if not self.volatile:
             self._check_place()
@@ -331,7 +334,7 @@ class DbRetry:
             return False
         with self._translated():
             file_bytes, emptied_bytes = self._rows.size_bytes_in_pages(), self._rows.emptied_bytes()
-        disk = room.Disk(self._free_bytes(self.path.parent), max(0, self._growth_bytes()), emptied_bytes)
+        disk = room.Disk(self._free_bytes(self._directory), max(0, self._growth_bytes()), emptied_bytes)
         return room.is_worth_giving_back(file_bytes, disk, self._floor_bytes)
 
     def start_afresh(self, problem: str) -> Path:
@@ -400,6 +403,7 @@ class DbRetry:
         if not self.volatile:
             make_private(self.path)
         self._database.connect()
+        self._rows.connection = self._database.connection()  # type: ignore[no-untyped-call]
         if not inode_and_size(self.path)[1]:
             self._rows.make_shortenable()
         for name, value in self._pragmas.items():
@@ -516,7 +520,7 @@ class DbRetry:
         moved = 0
         while (portion := rows.first_of(_DEFAULT_TABLE, _PORTION_ROWS))[0]:
             count, size_bytes, upto = portion
-            spare_bytes = self._free_bytes(self.path.parent) - self._growth_bytes() - self._floor_bytes
+            spare_bytes = self._free_bytes(self._directory) - self._growth_bytes() - self._floor_bytes
             if 5 * size_bytes > spare_bytes and not self.volatile:
                 log.error("journal %s: no room to take over all that waits in its table tobus: the rest stays there "
                           "until the next start", self.path)
@@ -594,15 +598,8 @@ class DbRetry:
 
     # Transactions.
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, PeeweeException) as exc:
-            meaning = translate(exc, self.path)
-            if meaning is None:
-                raise
-            raise meaning from exc
+    def _translated(self) -> Translated:
+        return self._translation
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:
@@ -618,39 +615,22 @@ class DbRetry:
                 if connection.in_transaction:
                     connection.execute("COMMIT")
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Begun:
         self._reckoning = None
-        with self._translated():
-            connection = self._rows.connection
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                connection.execute("COMMIT")
-            except BaseException:
-                # SQLite ends some failed transactions itself.
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        return Begun(self._rows.connection, self._translation)
 
-    @contextmanager
-    def _transaction_alone(self) -> Iterator[None]:
+    def _transaction_alone(self) -> Begun:
         """Begin a transaction on the file as it was left by us. Raises `OutsideChange` when it is not."""
-        is_alone = False
-        try:
-            with self._transaction():
-                # Inside: nobody else can write from here to the end. What is deleted by its id must be ours.
-                self.look()
-                is_alone = True
-                yield
-        except VigiloError:
-            if is_alone:
-                # What failed is no change of another program's, though SQLite counts it as one.
-                with self._translated():
-                    self._data_version = self._rows.data_version()
-            raise
+        self._reckoning = None
+        # Inside: nobody else can write from there to the end. What is deleted by its id must be ours.
+        return Begun(self._rows.connection, self._translation, self.look, self._note_failure)
 
-    def _commit(self, transaction: Transaction) -> None:
+    def _note_failure(self) -> None:
+        # What failed is no change of another program's, though SQLite counts it as one.
+        with self._translated():
+            self._data_version = self._rows.data_version()
+
+    def _commit(self, transaction: Transaction, need: room.Need) -> None:
         counts = self._counts.copy()
         used_id = max(self.next_id - 1, transaction.appends[-1].id if transaction.appends else 0)
         if not self.volatile:
@@ -661,7 +641,7 @@ class DbRetry:
         if reckoning is not None and not transaction.holds and not transaction.parks:
             appended_bytes = sum(len(record.body) for record in transaction.appends)
             gone_bytes = self._counts.size_bytes + appended_bytes - counts.size_bytes
-            self._reckoning = reckoning.after(room.need_of(transaction), gone_bytes)
+            self._reckoning = reckoning.after(need, gone_bytes)
         self._counts = counts
         for name, text in transaction.kept.items():
             self._kept.pop(name, None)
@@ -677,12 +657,14 @@ class DbRetry:
             rows.append(counts, transaction.appends)
         if transaction.kept:
             rows.write_kept(transaction.kept)
-        rows.hold(counts, transaction.holds)
+        if transaction.holds:
+            rows.hold(counts, transaction.holds)
         if transaction.parks:
             rows.park(counts, transaction.parks, self.clock.now().wall_s)
-        rows.discard(counts, transaction.discards)
-        rows.discard_held(counts, transaction.held_discards)
+        if transaction.held_discards:
+            rows.discard_held(counts, transaction.held_discards)
         if transaction.discards:
+            rows.discard(counts, transaction.discards)
             rows.forget_unused_times(counts, used_id + 1)
         rows.save(counts, used_id, {})
 
@@ -690,9 +672,10 @@ class DbRetry:
         """Commit a transaction at once or, where there is no room for that, in halves, the older one first."""
         # The write-ahead log itself may hold the room that is wanted.
         self._checkpoint()
-        if self._fits(transaction) or (not transaction.grows and self._is_folded()):
+        need = room.need_of(transaction)
+        if self._fits(transaction, need) or (not transaction.grows and self._is_folded()):
             try:
-                self._commit(transaction)
+                self._commit(transaction, need)
                 return
             except NoRoom:
                 # What has failed is in the log's file, and goes with it: nothing else was there.
@@ -704,17 +687,17 @@ class DbRetry:
 
     def _is_folded(self) -> bool:
         """Answer whether nothing in the log needs room in the file; the reserve is given up where the disk has none."""
-        free_bytes = self._free_bytes(self.path.parent)
+        free_bytes = self._free_bytes(self._directory)
         if free_bytes < max(self._growth_bytes(), self._reserve.size_bytes):
             self._reserve.give_up()
             self._checkpoint()
         return self._growth_bytes() <= 0
 
-    def _fits(self, transaction: Transaction) -> bool:
-        """Answer whether the disk has room for a transaction, and for what must be left."""
+    def _fits(self, transaction: Transaction, need: room.Need) -> bool:
+        """Answer whether the disk has room for a transaction that takes this much, and for what must be left."""
         if self.volatile:
             return True
-        need, free_bytes = room.need_of(transaction), self._free_bytes(self.path.parent)
+        free_bytes = self._free_bytes(self._directory)
         disk = room.Disk(free_bytes, self._reckoned().unfolded_bytes, emptied_bytes=0)
         if room.fits(transaction, need, disk, self._floor_bytes):
             return True
@@ -731,7 +714,7 @@ class DbRetry:
         return self._reckoning
 
     def _no_room(self) -> NoRoom:
-        free_bytes = self._free_bytes(self.path.parent)
+        free_bytes = self._free_bytes(self._directory)
         return NoRoom(
             f"journal {self.path}: the disk is full: {free_bytes} bytes are free, of which {self._floor_bytes} are "
             "kept (journal_min_free); make room on it"
@@ -756,7 +739,7 @@ class DbRetry:
 
         Raises `JournalDamaged` when it is not where it was: SQLite would go on writing to what nobody finds.
         """
-        inode, size_bytes = inode_and_size(self.path)
+        inode, size_bytes = inode_and_size(self._file)
         if inode != self._inode:
             raise JournalDamaged(f"journal {self.path}: the file was moved or deleted while in use")
         return size_bytes
@@ -776,7 +759,7 @@ class DbRetry:
         self._reckoning = None
         try:
             # One that fails half-way has used up the room and freed none.
-            if self.volatile or self._growth_bytes() <= self._free_bytes(self.path.parent):
+            if self.volatile or self._growth_bytes() <= self._free_bytes(self._directory):
                 return self._rows.checkpoint(mode)
         except (sqlite3.Error, JournalDamaged) as exc:
             log.debug("journal %s: checkpoint: %s", self.path, exc)
