@@ -39,12 +39,5 @@ def test_large_reads_have_gathered_by_themselves() -> None:
     assert not any(pauses(Moderation(_PAUSE_S), [100 + number / 1000 for number in range(100)], 65536))
 
 
-def test_a_writer_that_asks_for_acceptance_is_read_at_once_from_then_on() -> None:
-    moderation = Moderation(_PAUSE_S)
-    pauses(moderation, [100 + number / 1000 for number in range(20)])
-    moderation.asked()
-    assert not any(pauses(moderation, [100.02 + number / 1000 for number in range(20)]))
-
-
 def test_without_a_pause_nobody_waits() -> None:
     assert not any(pauses(Moderation(0.0), [100.0] * 20))

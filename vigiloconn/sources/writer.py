@@ -21,6 +21,7 @@ from vigiloconn.kit.turns import Turns
 from vigiloconn.serialize import parse_chunk
 from vigiloconn.sources.lines import LineSplitter, Part, Sync, TooLong
 from vigiloconn.sources.moderation import Moderation
+from vigiloconn.sources.readiness import Readiness, Seat
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ _SLICE_LINES = 1000
 #: A writer with more questions than this open waits until some are answered.
 _MAX_OPEN_SYNCS = 100
 _MAX_REASON_CHARACTERS = 200
+#: Reads are this much further apart than commits, so that what is read finds its commit due.
+_BEHIND_COMMIT = 1.2
 
 
 class Reception:
@@ -38,8 +41,8 @@ class Reception:
 
     def __init__(self, path: str, sink: Sink, max_line_bytes: int, gather_s: float = 0.0) -> None:
         self.path = path
-        self.gather_s = gather_s
-        """How long the lines of a writer that writes them one by one may gather before they are read."""
+        self.readiness = Readiness(Moderation(gather_s * _BEHIND_COMMIT))
+        """Lines that come one by one may gather for `gather_s` before they are read."""
         self.sink = sink
         self.max_line_bytes = max_line_bytes
         self.received = 0
@@ -106,16 +109,18 @@ class WriterConnection:
         self._items: list[Item] = []
         self._size_bytes = 0
         self._turns = Turns()
-        self._moderation = Moderation(shared.gather_s)
+        self._seat: Seat | None = None
+        self._is_drained = True
+        self._has_asked = False
         self._stopping = Event()
         self._cut_off = False
         self._broken = False
 
     def run(self) -> None:
         """Read to the end of the stream, then wait until every sync line has its answer."""
+        self._seat = self._shared.readiness.seat(self._sock.fileno())
         while not self._broken and (data := self._receive()):
             self._take_all(self._splitter.feed(data))
-            self._let_gather(len(data))
         if self._cut_off and self._splitter.unfinished_bytes:
             log.warning("%s: %d bytes of a line that the stop cut off are not taken",
                         self._shared.path, self._splitter.unfinished_bytes)
@@ -132,6 +137,7 @@ class WriterConnection:
         # whether an unfinished last line is one.
         self._cut_off = not _is_at_end(self._sock)
         self._shutdown(gsocket.SHUT_RD)
+        self._shared.readiness.resume()
 
     def answer(self) -> None:
         """Answer the sync lines that are due, in their order. Neither blocks nor raises."""
@@ -145,12 +151,9 @@ class WriterConnection:
         self._answered.set()
 
     def close(self) -> None:
+        if self._seat is not None:
+            self._seat.close()
         self._sock.close()
-
-    def _let_gather(self, size_bytes: int) -> None:
-        pause_s = self._moderation.pause_after(time.monotonic(), size_bytes)
-        if pause_s:
-            self._stopping.wait(pause_s)
 
     def _receive(self) -> bytes:
         """Return what has come, nothing at the end of the stream."""
@@ -158,8 +161,11 @@ class WriterConnection:
             self._turns.stand_back()
             asked_s = time.monotonic()
             try:
+                self._wait_for_data()
                 data: bytes = self._sock.recv(_RECV_BYTES)
                 self._turns.waited_since(asked_s)
+                self._shared.readiness.took(len(data))
+                self._is_drained = len(data) < _RECV_BYTES
                 return data
             except ConnectionError:
                 # The peer closed without reading our answers. All that it wrote was read before: an end like any other.
@@ -168,6 +174,11 @@ class WriterConnection:
                 # EBADF: woken by our own shutdown; what is in the buffer still wants reading.
                 if not (exc.errno == errno.EBADF and self._stopping.is_set() and self._sock.fileno() >= 0):
                     raise
+
+    def _wait_for_data(self) -> None:
+        # Who has asked for acceptance will again, and waits for the answer: such a one waits with nobody.
+        if self._is_drained and not self._has_asked and self._seat is not None:
+            self._seat.wait()
 
     def _take_all(self, parts: list[Part]) -> None:
         for part in parts:
@@ -206,7 +217,7 @@ class WriterConnection:
         while len(self._asked) >= _MAX_OPEN_SYNCS and not self._broken:
             self._answered.clear()
             self._answered.wait()
-        self._moderation.asked()
+        self._has_asked = True
         span, self._span = self._span, _Span(self)
         span.token = token
         self._asked.append(span)
