@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -53,3 +54,19 @@ def test_its_end_waits_for_what_it_was_asked_for_and_may_be_asked_for_twice() ->
     worker.kill()
     assert done == [1]
     worker.kill()
+
+
+def test_a_call_that_is_asked_for_while_another_is_done_is_not_forgotten(worker: Worker) -> None:
+    for _ in range(200):
+        first, second = worker.spawn(int, "1"), worker.spawn(int, "2")
+        assert first.get(timeout=10) == 1
+        third = worker.spawn(int, "3")
+        assert (second.get(timeout=10), third.get(timeout=10)) == (2, 3)
+
+
+def test_its_descriptors_are_closed_with_it() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    worker = Worker()
+    assert set(os.listdir("/proc/self/fd")) > before
+    worker.kill()
+    assert set(os.listdir("/proc/self/fd")) <= before

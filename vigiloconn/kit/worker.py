@@ -1,11 +1,13 @@
 """One native thread that does calls in turn, while only those greenlets wait that want an answer. Knows gevent's loop.
 
-gevent's `ThreadPool` makes watcher and queue anew for each call, which costs as much as a small commit; this is a lock
-one way and one lasting watcher the other.
+gevent's `ThreadPool` makes watcher and queue anew for each call, which costs as much as a small commit; this is a
+lasting eventfd each way. The interpreter's lock is released while one is written: whoever is woken can run at once,
+where a lock or the loop's own watcher would wake it only to wait for the one that did.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -17,8 +19,7 @@ from gevent.event import AsyncResult
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: The interpreter's own: gevent's would make the thread wait for the loop.
-_allocate_lock = monkey.get_original("_thread", "allocate_lock")
+#: The interpreter's own: gevent's would make a greenlet of it.
 _start_thread = monkey.get_original("_thread", "start_new_thread")
 
 
@@ -29,10 +30,12 @@ class Worker:
         self._calls: deque[Callable[[], None]] = deque()
         self._results: deque[tuple[AsyncResult[Any], Any, BaseException | None]] = deque()
         self._is_over = False
-        # Free while there may be calls that the thread does not know of.
-        self._gate = _allocate_lock()
-        self._gate.acquire()
-        self._watcher = gevent.get_hub().loop.async_()
+        self._is_told = False
+        """True while the thread will look for calls before it waits."""
+        self._asked = os.eventfd(0, os.EFD_CLOEXEC)
+        self._done = os.eventfd(0, os.EFD_CLOEXEC)
+        self._loop = gevent.get_hub().loop
+        self._watcher = self._loop.io(self._done, 1)
         self._watcher.start(self._hand_out)
         _start_thread(self._work, ())
 
@@ -48,8 +51,10 @@ class Worker:
             self._results.append(result)
 
         self._calls.append(call)
-        if self._gate.locked():
-            self._gate.release()
+        if not self._is_told:
+            self._is_told = True
+            # When the loop has nothing else to do: what it still did would hold the thread up, and be held up by it.
+            self._loop.run_callback(os.eventfd_write, self._asked, 1)
         return answer
 
     def kill(self) -> None:
@@ -57,6 +62,8 @@ class Worker:
         if not self._is_over:
             self.spawn(self._end).wait()
             self._watcher.close()
+            os.close(self._asked)
+            os.close(self._done)
 
     def _end(self) -> None:
         self._is_over = True
@@ -65,14 +72,17 @@ class Worker:
 
     def _work(self) -> None:
         while not self._is_over:
-            self._gate.acquire()
+            os.eventfd_read(self._asked)
+            # Before the look: what is asked for from here on is told again.
+            self._is_told = False
             while self._calls:
                 self._calls.popleft()()
-                self._watcher.send()
+                os.eventfd_write(self._done, 1)
 
     # On the loop.
 
     def _hand_out(self) -> None:
+        os.eventfd_read(self._done)
         while self._results:
             answer, value, failed = self._results.popleft()
             if failed is None:
