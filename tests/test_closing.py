@@ -106,6 +106,46 @@ def test_any_doubt_means_the_full_check(path: Path, looks: list[str], change: Ca
     journal.close()
 
 
+def read_only(path: Path) -> sqlite3.Connection:
+    """As `journal count` and `status` look at a file; the last to leave it leaves an empty log and its index."""
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    assert reader.execute("SELECT count(*) FROM tobus").fetchone() == (9,)
+    return reader
+
+
+def test_whoever_has_only_read_the_file_since_its_close_costs_no_check(path: Path, looks: list[str]) -> None:
+    read_only(path).close()
+    assert Path(f"{path}-shm").exists()
+    journal = reopened(path)
+    assert not looks
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+def test_a_reader_between_two_looks_does_not_keep_the_close_from_its_note(path: Path, looks: list[str]) -> None:
+    journal = reopened(path)
+    reader = read_only(path)
+    append(journal, 3)
+    journal.close()
+    assert note_of(path).exists()
+    reader.close()
+    again = reopened(path)
+    assert not looks
+    assert_totals_are_exact(again)
+    again.close()
+
+
+def test_what_is_written_between_the_look_at_the_note_and_the_first_transaction_is_counted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = JournalRows.columns
+    monkeypatch.setattr(JournalRows, "columns", lambda rows: insert(path) or original(rows))
+    journal = DbRetry(path)
+    assert journal.open().taken_over == 15
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
 def test_another_table_has_other_totals(path: Path, looks: list[str]) -> None:
     journal = reopened(path, table="other")
     assert "count" in looks

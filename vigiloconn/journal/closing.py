@@ -12,12 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from vigiloconn.journal.files import COMPANIONS, PRIVATE, inode_and_size
+from vigiloconn.journal.files import PRIVATE, inode_and_size
 
 log = logging.getLogger(__name__)
 
 #: Kernels stamp files by a clock with ticks of up to 10 ms: what is as young as that may change again unseen.
 _TICK_S = 0.02
+#: Where a change may be that the file does not show yet. Not -shm: an index of the log, left by whoever only reads.
+_LOGS = ("-wal", "-journal")
 
 Stand = tuple[int, int, int, int, int]
 """Device, inode, size, and the times of the last change of content and of anything, in nanoseconds."""
@@ -46,6 +48,7 @@ class ClosingNote:
         self._table = table
         self._journal_path = journal_path
         self.path = Path(f"{journal_path}.closed")
+        self._taken: Stand | None = None
 
     def settled_stand(self) -> Stand | None:
         """Return how the file stands, once that is older than a tick; None where it can't be told."""
@@ -77,15 +80,25 @@ class ClosingNote:
             self.path.unlink()
             self._sync_directory()
             note = msgspec.json.decode(text, type=_Note)
-            return note.totals if note.table == self._table and self._is_closed_as(note.stand) else None
+            self._taken = note.stand
+            return note.totals if note.table == self._table and self.is_still_true() else None
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
             log.debug("journal note %s: %s", self.path, exc)
             return None
 
+    def is_still_true(self) -> bool:
+        """Answer whether the file stands as the note says that was taken. Asked in a transaction that has written
+        nothing yet, it tells that nobody has come in between.
+        """
+        try:
+            return self._taken is not None and self._is_closed_as(self._taken)
+        except OSError:
+            return False
+
     def _is_closed_as(self, stand: Stand) -> bool:
-        is_folded = not any(inode_and_size(Path(f"{self._journal_path}{suffix}"))[1] for suffix in COMPANIONS)
+        is_folded = not any(inode_and_size(Path(f"{self._journal_path}{suffix}"))[1] for suffix in _LOGS)
         return is_folded and self._stand() == stand
 
     def _stand(self) -> Stand:

@@ -270,11 +270,14 @@ class JournalRows:
         sql = f"SELECT id, exchange, reason, CAST(msg AS BLOB), parked_at FROM {_PARKED} ORDER BY seq LIMIT ?"
         return [ParkedRecord(*row) for row in self.connection.execute(sql, (limit,))]
 
-    def checkpoint(self, mode: str) -> bool:
-        """Fold the write-ahead log into the file, as far as readers allow it now. True when all of it is folded."""
+    def checkpoint(self, mode: str, *, patient: bool = False) -> bool:
+        """Fold the write-ahead log into the file, as far as readers allow it now. True when all of it is folded.
+
+        `patient`: a reader is waited for as a lock is.
+        """
         patience_ms = self._pragma("busy_timeout")
         # A reader may stay for hours: to wait for it each time would be to do nothing else.
-        self._pragma("busy_timeout = 0")
+        self._pragma(f"busy_timeout = {patience_ms if patient else 0}")
         try:
             busy, in_log, folded = self.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
             return not busy and in_log == folded

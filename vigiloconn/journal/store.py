@@ -59,6 +59,8 @@ _COLUMNS = [("id", 1), ("msg", 0)]
 #: Rows that are taken over from there at a time.
 _PORTION_ROWS = 1000
 _BUSY_TIMEOUT_S = 0.25
+#: To check so much and more takes a second or many on a slow disk, and is said.
+_LONG_CHECK_BYTES = 64 << 20
 
 T = TypeVar("T")
 #: Held messages that one transaction gives another exchange.
@@ -370,7 +372,8 @@ class DbRetry:
 
     def _fold_and_close(self, is_whole: bool) -> None:
         """Close the file, and note how it is left where nobody else has it open or has written to it."""
-        is_folded = self._checkpoint() and is_whole and not self.volatile
+        # With patience: without a note the next start reads the whole file.
+        is_folded = self._checkpoint(patient=True) and is_whole and not self.volatile
         stand = self._note.settled_stand() if is_folded else None
         try:
             # Behind the look at the file: what is written from here on shows in its times, or in a log that stays.
@@ -418,8 +421,7 @@ class DbRetry:
                     f"journal {self.path}: written by a newer version of this program (schema {version}, known up to "
                     f"{SCHEMA_VERSION}): install that version again, or name another file in backup_file"
                 )
-            # It reads the whole file.
-            verdict = "ok" if self._untouched else self._rows.quick_check()
+            verdict = "ok" if self._untouched else self._checked()
             columns = self._rows.columns()
         if verdict != "ok":
             return " ".join(verdict.split())
@@ -430,6 +432,12 @@ class DbRetry:
                 "in backup_table or another file in backup_file"
             )
         return ""
+
+    def _checked(self) -> str:
+        if (size_bytes := inode_and_size(self.path)[1]) >= _LONG_CHECK_BYTES:
+            log.info("journal %s: %d MiB are checked and counted, since its last stop was not an orderly one or "
+                     "something has touched it since", self.path, size_bytes >> 20)
+        return self._rows.quick_check()
 
     def _put_away(self, problem: str) -> Path:
         self._untouched = None
@@ -477,9 +485,10 @@ class DbRetry:
         opened = self.clock.now()
         rows = self._rows
         with self._transaction():
+            # Here: nobody else can write from here to the commit.
+            untouched, self._untouched = self._untouched if self._note.is_still_true() else None, None
             rows.create(self.clock.boot_id)
             meta = rows.read_meta()
-            untouched, self._untouched = self._untouched, None
             counts = rows.count() if untouched is None else rows.counted(untouched)
             known_id = int(meta.get("last_used_id", 0))
             if meta.get("running") == "1":
@@ -751,7 +760,7 @@ class DbRetry:
         with self._translated():
             return self._rows.size_bytes_in_pages() - self._check_place()
 
-    def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "TRUNCATE") -> bool:
+    def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "TRUNCATE", *, patient: bool = False) -> bool:
         """Fold the write-ahead log into the file, as far as readers and the disk allow; TRUNCATE also empties it.
 
         True when all of it is folded, and so on the disk.
@@ -760,7 +769,7 @@ class DbRetry:
         try:
             # One that fails half-way has used up the room and freed none.
             if self.volatile or self._growth_bytes() <= self._free_bytes(self._directory):
-                return self._rows.checkpoint(mode)
+                return self._rows.checkpoint(mode, patient=patient)
         except (sqlite3.Error, JournalDamaged) as exc:
             log.debug("journal %s: checkpoint: %s", self.path, exc)
         return False
