@@ -118,9 +118,10 @@ class Intake:
 
     def accepted(self, group: list[Batch]) -> None:
         """What `next_group` returned last is in the journal."""
-        self.messages -= sum(len(batch.items) for batch in group)
-        self._size_bytes -= sum(batch.size_bytes for batch in group)
-        self._asked -= sum(map(_is_asked, group))
+        for batch in group:
+            self.messages -= len(batch.items)
+            self._size_bytes -= batch.size_bytes
+            self._asked -= _is_asked(batch)
         if self._portion is not None:
             self._portion = 2 * self._portion if len(group) < len(self._in_hand) else None
         del self._in_hand[: len(group)]
@@ -142,8 +143,10 @@ class Intake:
         self._room.set()
 
     def _gather(self) -> None:
-        messages = sum(len(batch.items) for batch in self._in_hand)
-        size_bytes = sum(batch.size_bytes for batch in self._in_hand)
+        messages = size_bytes = 0
+        for batch in self._in_hand:
+            messages += len(batch.items)
+            size_bytes += batch.size_bytes
         while messages < _GROUP_MESSAGES and size_bytes < _GROUP_BYTES:
             try:
                 batch = self._queue.get_nowait()
@@ -154,6 +157,8 @@ class Intake:
             size_bytes += batch.size_bytes
 
     def _drops_any(self, batch: Batch) -> bool:
+        if len(batch.items) == 1:
+            return self._settings.when_full_for(batch.items[0][0].type) == "drop-newest"
         rule = self._settings.when_full_for
         return any(rule(kind) == "drop-newest" for kind in {item[0].type for item in batch.items})
 

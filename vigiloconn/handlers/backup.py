@@ -499,10 +499,8 @@ class BackupProvider(Handler):
         now = self.journal.clock.now()
         # Numbered before the commit, so that what skips it has its number too.
         first_id = max(self.journal.next_id, self._ahead.last_id + 1)
-        records = [
-            Record(id, key, body, *now)
-            for id, (key, body) in enumerate((item for batch in group for item in batch.items), first_id)
-        ]
+        items = group[0].items if len(group) == 1 else [item for batch in group for item in batch.items]
+        records = [Record(id, key, body, *now) for id, (key, body) in enumerate(items, first_id)]
         is_kept = not may_accept or self._may_skip_commit(group, records)
         if is_kept and records:
             # The journal counts ids that it has not seen as used: none is given to another message, nor again later.

@@ -430,7 +430,10 @@ class JournalRows:
             for record in records[start : start + _INSERT_ROWS]:
                 values += (record.id, record.body)
             self.connection.execute(self._insert_many, values)
-        self.connection.executemany(self._insert_one, [(record.id, record.body) for record in records[whole:]])
+        if len(records) == 1:
+            self.connection.execute(self._insert_one, (records[0].id, records[0].body))
+        else:
+            self.connection.executemany(self._insert_one, [(record.id, record.body) for record in records[whole:]])
 
     def hold(self, counts: Counts, holds: Sequence[tuple[str, Record]]) -> None:
         """Move messages to the held table. Those that are held already stay as they are."""
@@ -606,6 +609,9 @@ def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def _conditions(runs: Sequence[Run]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Return conditions, with their values, that name the ids of `runs` and no other."""
+    if len(runs) == 1:
+        yield "id BETWEEN ? AND ?", runs[0]
+        return
     for first, last in runs:
         if last > first:
             yield "id BETWEEN ? AND ?", (first, last)
