@@ -18,6 +18,8 @@ from vigiloconn.journal import room
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import Transaction
 
+MIB = 1 << 20
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
 
 
@@ -114,6 +116,22 @@ def test_deletions_make_room_for_the_moves_of_the_same_transaction(small_disk: P
     assert held_ids(journal, "gone") == [r.id for r in accepted[:500]]
     assert journal.parked_rows == 100
     assert_totals_are_exact(journal)
+    journal.close()
+
+
+@needs_root
+@pytest.mark.parametrize("size", [60_000, 400_000])
+def test_large_bodies_are_deleted_on_a_full_disk_though_one_is_larger_than_the_reserve(
+    small_disk: Path, size: int
+) -> None:
+    journal = reopened(small_disk / "backup.sqlite", reserve_bytes=128 * 1024, min_free_bytes=0)
+    accepted = append(journal, 1, size=size)
+    while (small_disk / "backup.sqlite").stat().st_size < MIB:
+        accepted += append(journal, 1, size=size)
+    ballast = fill_disk(small_disk)
+    journal.apply(Transaction(discards=[(1, accepted[-1].id)]))
+    assert (journal.rows, journal.size_bytes) == (0, 0)
+    ballast.unlink()
     journal.close()
 
 

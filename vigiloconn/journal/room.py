@@ -24,7 +24,7 @@ GIVE_BACK_BYTES = 1 << 20
 #: On a small disk no more than this share of it is kept free.
 _MOST_SHARE = 8
 #: A row that leaves, or a text that is replaced, may change a page of its own and a neighbour; in the log each has a
-#: header.
+#: header. The pages that a large body leaves are named, some thousand in one, and not written (`secure_delete`).
 _LEAVING_BYTES = 2 * (4096 + 24)
 #: What each transaction takes beside its rows: totals, inner pages of the trees, the log's index.
 _FIXED_BYTES = 64 << 10
@@ -63,11 +63,10 @@ class Reckoning:
     unfolded_bytes: int
     log_bytes: int
 
-    def after(self, need: Need, gone_bytes: int) -> Reckoning:
-        """Return what it is after a transaction with this need, which has moved nothing and deleted `gone_bytes`."""
-        # A page by which the file grows was in the log; and so are all that a large body leaves.
-        log_bytes = need.log_bytes + 2 * gone_bytes
-        return Reckoning(self.unfolded_bytes + log_bytes, self.log_bytes + log_bytes)
+    def after(self, need: Need) -> Reckoning:
+        """Return what it is after a transaction with this need, which has moved nothing."""
+        # A page by which the file grows was in the log.
+        return Reckoning(self.unfolded_bytes + need.log_bytes, self.log_bytes + need.log_bytes)
 
 
 def is_worth_giving_back(file_bytes: int, disk: Disk, floor: int) -> bool:

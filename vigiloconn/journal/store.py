@@ -129,6 +129,9 @@ class DbRetry:
             # A full disk must not fail a statement for want of a temporary file.
             "temp_store": "memory",
             "journal_size_limit": str(room.LOG_BYTES),
+            # As some builds of SQLite do not: what is deleted is not written to the log, or a large body would need as
+            # much room to go as it needed to come.
+            "secure_delete": "fast",
         }
         self._database = SqliteDatabase(
             os.fspath(self.path),
@@ -648,9 +651,7 @@ class DbRetry:
         with self._transaction_alone():
             self._write(transaction, counts, used_id)
         if reckoning is not None and not transaction.holds and not transaction.parks:
-            appended_bytes = sum(len(record.body) for record in transaction.appends)
-            gone_bytes = self._counts.size_bytes + appended_bytes - counts.size_bytes
-            self._reckoning = reckoning.after(need, gone_bytes)
+            self._reckoning = reckoning.after(need)
         self._counts = counts
         for name, text in transaction.kept.items():
             self._kept.pop(name, None)
