@@ -155,6 +155,44 @@ def test_what_is_exported_is_imported_elsewhere_with_its_times(
     assert parked == [("too long", body(9)), *(("nobody is bound", body(n)) for n in (10, 11, 12))]
 
 
+@pytest.mark.parametrize("verb", ["import", "salvage"])
+def test_what_an_interrupted_run_has_put_back_is_not_put_back_again(
+    place: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    source = tmp_path / "source"
+    old = reopened(source)
+    old.apply(Transaction(appends=[Record(n, KEY, body(n), 1000.0) for n in range(1, 2001)]))
+    old.close()
+    if verb == "import":
+        lines = [b'{"table":"waiting","id":%d,"message":%s}\n' % (n, body(n)) for n in range(1, 2001)]
+        source.write_bytes(b"".join(lines))
+    told = Progress.did
+
+    def stop(self: Progress, count: int) -> None:
+        told(self, count)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "did", stop)
+    assert run(place, verb, str(source)) == 1
+    monkeypatch.setattr(Progress, "did", told)
+    assert run(place, verb, str(source)) == 0
+    assert "500 messages were" in capsys.readouterr().err
+    journal = reopened(place / "backup.sqlite")
+    found = [json.loads(row.body)["n"] for row in journal.peek(0, 5000, 1 << 30)]
+    assert found == [*range(1, 6), *range(1, 2001)]
+    assert journal.kept("put-back:") == {}
+    assert_totals_are_exact(journal)
+    journal.close()
+
+
+def test_a_finished_import_can_be_made_again(place: Path, tmp_path: Path, capsys: Out) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b'{"table":"waiting","id":1,"message":%s}\n' % body(1))
+    for _ in range(2):
+        assert run(place, "import", str(source)) == 0
+        assert capsys.readouterr().out == "1 messages imported\n"
+
+
 def test_verify_names_what_is_no_message_and_what_the_file_has_lost(place: Path, capsys: Out) -> None:
     assert run(place, "verify") == 0
     with sqlite3.connect(place / "backup.sqlite") as outside:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -15,7 +16,7 @@ from vigiloconn.control.asking import Answer, CantAsk, ask
 from vigiloconn.control.place import control_path
 from vigiloconn.errors import JournalBusy, OutsideChange, StartError, VigiloError
 from vigiloconn.journal import amend
-from vigiloconn.journal.amend import Move, Order, Slice
+from vigiloconn.journal.amend import Move, Order, Progress, Slice
 from vigiloconn.journal.lines import to_line
 from vigiloconn.journal.pages import Entry
 from vigiloconn.journal.store import DbRetry
@@ -43,8 +44,8 @@ class Desk(Protocol):
     def move(self, order: Order, to: str | None) -> Slice:
         """Let messages that are held for one exchange be held for another one, None: that of their type."""
 
-    def put_back(self, entries: Sequence[Entry]) -> None:
-        """Accept messages of another journal."""
+    def put_back(self, entries: Sequence[Entry], progress: Progress | None) -> None:
+        """Accept messages of another journal, and note with them how far it is."""
 
 
 class Running:
@@ -62,8 +63,11 @@ class Running:
     def move(self, order: Order, to: str | None) -> Slice:
         return self._slice("/journal/move", Move(order, to))
 
-    def put_back(self, entries: Sequence[Entry]) -> None:
-        self._post("/journal/import", b"".join(map(to_line, entries)))
+    def put_back(self, entries: Sequence[Entry], progress: Progress | None) -> None:
+        target = "/journal/import"
+        if progress is not None:
+            target += "?" + urlencode({"source": progress.source, "taken": progress.text or ""})
+        self._post(target, b"".join(map(to_line, entries)))
 
     def _slice(self, target: str, order: Order | Move) -> Slice:
         return msgspec.json.decode(self._post(target, msgspec.json.encode(order)).body, type=Slice)
@@ -99,8 +103,8 @@ class Resting:
 
         return self._done(lambda: amend.move(self._journal, order, exchange_of)[0])
 
-    def put_back(self, entries: Sequence[Entry]) -> None:
-        self._done(lambda: amend.put_back(self._journal, entries))
+    def put_back(self, entries: Sequence[Entry], progress: Progress | None) -> None:
+        self._done(lambda: amend.put_back(self._journal, entries, progress))
 
     def _done(self, change: Callable[[], T]) -> T:
         for _ in range(_TRIES):

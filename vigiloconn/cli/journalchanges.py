@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +13,7 @@ import msgspec
 
 from vigiloconn.cli.desks import Desk, open_desk
 from vigiloconn.errors import BadMessage
+from vigiloconn.journal import amend
 from vigiloconn.journal.amend import Order, Slice
 from vigiloconn.journal.lines import from_line, to_line
 from vigiloconn.journal.pages import HELD, PAGE_MESSAGES, WAITING, Entry
@@ -61,7 +64,7 @@ class Changes:
                 except BadMessage as exc:
                     refused.add(f"line {number}: {exc}")
 
-        return self._put_back("imported", entries(), refused)
+        return self._put_back("imported", entries(), refused, _identity(source))
 
     def salvage(self, damaged: Path) -> int:
         """Accept what can be read of a damaged file."""
@@ -75,23 +78,36 @@ class Changes:
                     else:
                         refused.add(f"{entry.table} {entry.id}: no JSON object with a type")
 
-            status = self._put_back("salvaged", entries(), refused)
+            status = self._put_back("salvaged", entries(), refused, salvage.identity)
             for text in salvage.unreadable:
                 status = fail(f"can't be read: {text}", EXIT_FAILED, self._program)
         return status
 
-    def _put_back(self, verb: str, entries: Iterable[Entry], refused: _Refused) -> int:
+    def _put_back(self, verb: str, entries: Iterable[Entry], refused: _Refused, source: str | None) -> int:
+        """Put back what a run that was interrupted has left of the same source; all, where it can't be known again."""
         done = 0
         try:
             with self._desk() as desk, Progress(verb) as progress:
-                for portion in _portions(entries):
-                    desk.put_back(portion)
+                before = self._taken_before(source)
+                if before:
+                    say(f"{before} messages were {verb} by a run that did not end: what is behind them follows",
+                        self._program)
+                for portion in _portions(islice(entries, before, None)):
                     done += len(portion)
+                    desk.put_back(portion, amend.Progress(source, before + done) if source else None)
                     progress.did(len(portion))
+                if source:
+                    desk.put_back([], amend.Progress(source, None))
         except KeyboardInterrupt:
             return self._interrupted(done, verb)
         print(f"{done} messages {verb}")
         return refused.status()
+
+    def _taken_before(self, source: str | None) -> int:
+        if source is None:
+            return 0
+        with JournalReader(self._path, self._settings.runtime.backup_table) as reader:
+            return int(reader.kept(amend.Progress(source, None).name) or 0)
 
     def _done(self, verb: str, order: Order, ids: list[int], change: Change) -> int:
         with JournalReader(self._path, self._settings.runtime.backup_table) as reader:
@@ -134,6 +150,15 @@ class _Refused:
     def status(self) -> int:
         """Return the exit status, with the number of all where there were any."""
         return fail(f"{self._count} could not be taken", EXIT_FAILED, self._program) if self._count else EXIT_DONE
+
+
+def _identity(file: BinaryIO) -> str | None:
+    """Return what tells a file's content from others, None for what can be read but once."""
+    if not file.seekable():
+        return None
+    identity = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    file.seek(0)
+    return identity
 
 
 def _slices(desk: Desk, order: Order, change: Change) -> Iterator[Slice]:

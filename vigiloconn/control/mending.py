@@ -6,6 +6,7 @@ Knows what has to stand still while a table is changed. Each request is one slic
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ from vigiloconn.control.exchange import Function, Refused, Reply, Request, as_js
 from vigiloconn.errors import BadMessage, BadMoment, JournalBusy, JournalDamaged, JournalFull
 from vigiloconn.interfaces import Record
 from vigiloconn.journal import amend
-from vigiloconn.journal.amend import Move, Order, Slice
+from vigiloconn.journal.amend import Move, Order, Progress, Slice
 from vigiloconn.journal.lines import from_line
 from vigiloconn.journal.pages import HELD, WAITING, Entry
 from vigiloconn.journal.store import DbRetry
@@ -26,6 +27,9 @@ from vigiloconn.options import Settings
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: The longest name of what is put back.
+_SOURCE_LENGTH = 200
 
 
 class Journal(Protocol):
@@ -122,8 +126,10 @@ class Mending:
             journal.all_bytes + len(request.body) > runtime.journal_max_bytes
         ):
             raise Refused("the journal is full: there is no room for more", 507)
-        self._amend(lambda journal: amend.put_back(journal, entries))
-        log.info("%d messages are put into the journal, by %s", len(entries), _who(request))
+        progress = _progress(request)
+        self._amend(lambda journal: amend.put_back(journal, entries, progress))
+        if entries:
+            log.info("%d messages are put into the journal, by %s", len(entries), _who(request))
         return as_json({"done": len(entries), "refused": refused})
 
     def _discard_held(self, order: Order) -> Slice:
@@ -183,6 +189,16 @@ def _decoded(request: Request, kind: type[T]) -> T:
         return msgspec.json.decode(request.body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise Refused(f"{request.path}: {exc}") from None
+
+
+def _progress(request: Request) -> Progress | None:
+    """Return how far the source of `journal/import?source=NAME&taken=COUNT` is; without a count it is done."""
+    source, taken = request.query.get("source", ""), request.query.get("taken", "")
+    if not source:
+        return None
+    if len(source) > _SOURCE_LENGTH or not re.fullmatch(r"[0-9]{0,18}", taken):
+        raise Refused(f"source, taken: expected a name and a whole number, got {source[:80]!r} and {taken[:20]!r}")
+    return Progress(source, int(taken) if taken else None)
 
 
 def _exchange_of(order: Order) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,6 +19,9 @@ from vigiloconn.journal.rows import Counts, JournalRows
 from vigiloconn.journal.runs import runs_of
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import Transaction
+
+#: What the names of the texts begin with that say how far a source has been put back.
+PUT_BACK = "put-back:"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +57,22 @@ class Slice(msgspec.Struct, frozen=True):
     """Where the next slice begins."""
     is_end: bool
     """True when there is no next one."""
+
+
+class Progress(NamedTuple):
+    """How far a source has been put back; None: it is done, and that is forgotten."""
+
+    source: str
+    """What tells it from others, whatever its name is."""
+    taken: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{PUT_BACK}{self.source}"
+
+    @property
+    def text(self) -> str | None:
+        return None if self.taken is None else str(self.taken)
 
 
 @dataclass(frozen=True)
@@ -114,11 +134,13 @@ def move(journal: DbRetry, order: Order, exchange_of: Callable[[str], str]) -> t
     return Slice(len(moves), slice.after, slice.is_end), moved
 
 
-def put_back(journal: DbRetry, entries: Sequence[Entry]) -> None:
+def put_back(journal: DbRetry, entries: Sequence[Entry], progress: Progress | None = None) -> None:
     """Accept messages of another journal, under new numbers, with the times that they have.
 
-    What was parked there is parked here, all others wait. Raises as `DbRetry.amend` does.
+    What was parked there is parked here, all others wait. How far that is in what it is taken from is stored with it.
+    Raises as `DbRetry.amend` does.
     """
+    kept = {} if progress is None else {progress.name: progress.text}
     records = _renumbered(journal, entries)
     parks = [
         (entry.exchange, record, entry.reason)
@@ -127,11 +149,13 @@ def put_back(journal: DbRetry, entries: Sequence[Entry]) -> None:
     parked_at = journal.clock.now().wall_s
 
     def change(rows: JournalRows, counts: Counts) -> None:
-        rows.restore(counts, records)
-        rows.park(counts, parks, parked_at)
+        if records:
+            rows.restore(counts, records)
+            rows.park(counts, parks, parked_at)
+        rows.write_kept(kept)
 
-    if records:
-        journal.amend(Transaction(appends=records), change)
+    if records or kept:
+        journal.amend(Transaction(appends=records, kept=kept), change)
 
 
 def _chosen(journal: DbRetry, order: Order, spared_upto: int = 0) -> tuple[list[Entry], Slice]:

@@ -16,7 +16,7 @@ WAITING, HELD, PARKED = "waiting", "held", "parked"
 PAGE_MESSAGES = 500
 PAGE_BYTES = 1 << 20
 
-_ACCEPTED, _BOOT = "vigiloconn_accepted", "vigiloconn_boot"
+_ACCEPTED, _BOOT, _KEPT = "vigiloconn_accepted", "vigiloconn_boot", "vigiloconn_kept"
 _TABLES = {HELD: "vigiloconn_held", PARKED: "vigiloconn_parked"}
 
 
@@ -66,6 +66,10 @@ class Pages:
         self._boot = self._boot_number(boot_id)
         self._selects = {table: self._select(table) for table in self._tables if self._known(table)}
 
+    def has(self, table: str) -> bool:
+        """Answer whether there is such a table."""
+        return table in self._selects
+
     def page(
         self, table: str, after: int, upto: int, limit: int = PAGE_MESSAGES, max_bytes: int = PAGE_BYTES
     ) -> list[Entry]:
@@ -109,6 +113,13 @@ class Pages:
         )
         count, size_bytes, last = self._connection.execute(sql, (after, limit)).fetchone()
         return count, size_bytes, last if count else after
+
+    def kept(self, name: str) -> str | None:
+        """Return the text that was stored with messages under this name."""
+        if not self._known_as(_KEPT):
+            return None
+        found = self._connection.execute(f"SELECT text FROM {_KEPT} WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else None
 
     def last_place(self, table: str) -> int:
         """Return the place of the newest message of a table, 0 where there is none."""

@@ -93,6 +93,10 @@ class JournalReader:
                 oldest = entry
         return Total(groups.total(), size_bytes, dict(groups), oldest)
 
+    def kept(self, name: str) -> str | None:
+        """Return the text of this name that was stored with messages."""
+        return self._asked(lambda: self._pages.kept(name))
+
     def last_place(self, table: str) -> int:
         """Return where a table ends now."""
         return self._asked(lambda: self._pages.last_place(table))

@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -290,6 +290,7 @@ class DbRetry:
             used_id = max(self.next_id - 1, last_id)
             self._rows.save(counts, used_id, {})
         self._counts = counts
+        self._remember(weight.kept)
         # Only what is added has ids that were not used before.
         self.written_upto = max(self.written_upto, last_id)
         self.next_id = used_id + 1
@@ -653,13 +654,16 @@ class DbRetry:
         if reckoning is not None and not transaction.holds and not transaction.parks:
             self._reckoning = reckoning.after(need)
         self._counts = counts
-        for name, text in transaction.kept.items():
-            self._kept.pop(name, None)
-            if text is not None:
-                self._kept[name] = text
+        self._remember(transaction.kept)
         self.next_id = max(self.next_id, used_id + 1)
         if transaction.appends:
             self.written_upto = transaction.appends[-1].id
+
+    def _remember(self, kept: Mapping[str, str | None]) -> None:
+        for name, text in kept.items():
+            self._kept.pop(name, None)
+            if text is not None:
+                self._kept[name] = text
 
     def _write(self, transaction: Transaction, counts: Counts, used_id: int) -> None:
         rows = self._rows
