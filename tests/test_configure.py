@@ -78,6 +78,7 @@ def test_comments_stand_behind_the_values_of_a_file_and_its_sections() -> None:
         ("[exchange:]", "f: [exchange:]: expected a name"),
         ("[queue:" + "é" * 128 + "]", "expected a name behind queue: of at most 255 bytes"),
         ("[exchange:e]\ntyp = fanout", "f: [exchange:e] typ: unknown key, the nearest known one is type"),
+        ("[exchange:e]\nzebra = x", "f: [exchange:e] zebra: unknown key (known: type, durable)"),
         ("[exchange:e]\ntype = fan", "f: [exchange:e] type: expected fanout, direct, topic, headers"),
         ("[exchange:e]\ntype = fanout ; all", "(behind a value a comment begins with a blank and #)"),
         ("[exchange:e]\ntype = fanout\n topic", "f: [exchange:e] type: expected one line"),
@@ -220,6 +221,17 @@ def test_options_go_before_what_the_file_says_of_the_bus(
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
     assert "hunter2" not in done.stderr
+
+
+def test_all_errors_of_a_file_are_told_at_once(file: Callable[[str], str]) -> None:
+    path = file("[exchange:e]\ntype = fan\ndurable = perhaps\n[binding:b]\nkey = k\n[quue:q]\n[queue:q]\nttl = 1h\n")
+    done = run_tool("read-config", path)
+    assert done.returncode == 2
+    places = [line.split(": ")[2] for line in done.stderr.splitlines()]
+    binding = ["[binding:b] exchange", "[binding:b] queue"]
+    assert places == ["[exchange:e] type", "[exchange:e] durable", *binding, "[quue:q]", "[queue:q] ttl"]
+    done = run_tool("read-config", file("[bus]\nhosst = a\nwindow = many\n"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
 
 
 def test_error_in_what_a_file_says_of_the_bus_is_status_2(file: Callable[[str], str]) -> None:

@@ -194,6 +194,19 @@ def test_a_custom_connector_without_a_journal_is_told_too(tmp_path: Path) -> Non
     assert "journal" not in done.stdout
 
 
+def test_all_errors_of_the_settings_are_told_at_once_and_to_nagios_where_it_reads(tmp_path: Path) -> None:
+    path = tmp_path / "settings.ini"
+    path.write_text("[bus]\nwindow = many\n[connector]\nhtttp = 1\n")
+    argv = [sys.executable, "-m", "vigiloconn", "status", "--config", str(path)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "[bus] window: " in done.stderr
+    assert "[connector] htttp: unknown key" in done.stderr
+    done = subprocess.run([*argv, "--nagios"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert re.fullmatch(r"VIGILO UNKNOWN: .*\[bus\] window: .*\n", done.stdout)
+
+
 def test_a_lock_of_another_process_on_a_file_of_the_same_number_is_not_taken_for_ours(tmp_path: Path) -> None:
     # Inodes are told apart by their filesystem, which the kernel's list does not name as stat does.
     path = tmp_path / "lock"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class VigiloError(Exception):
     """Root of all errors that this package raises on purpose."""
@@ -12,6 +14,14 @@ class SettingsError(VigiloError):
 
     others: tuple[SettingsError, ...] = ()
     """What is wrong besides in the same file: its text is the first alone."""
+
+
+def raise_all(errors: Sequence[SettingsError]) -> None:
+    """Raise the first of `errors`, with the others beside it, if there is one."""
+    if errors:
+        first, *others = errors
+        first.others = tuple(others)
+        raise first
 
 
 class StartError(VigiloError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vigiloconn.errors import SettingsError
+from vigiloconn.errors import SettingsError, raise_all
 from vigiloconn.kit.endpoint import Endpoint
+from vigiloconn.kit.near import nearest
 from vigiloconn.settings import logsetup, paths, schema
 from vigiloconn.settings.files import exposure, read_secret, read_text
 from vigiloconn.settings.ini import comment_hint, first_word, parse_ini
@@ -268,10 +268,7 @@ class _Reader:
 
     def raise_errors(self) -> None:
         """Raise the first error, with the others beside it, if there is one."""
-        if self._errors:
-            first, *others = self._errors
-            first.others = tuple(others)
-            raise first
+        raise_all(self._errors)
 
     def _keep(self, section: str, error: SettingsError) -> None:
         self._errors.append(error)
@@ -288,10 +285,10 @@ class _Reader:
             if name in ours or name.startswith(_BUS_PREFIX) or logsetup.is_logging_section(name):
                 continue
             # Those of other connectors resemble ours and are theirs.
-            cutoff = 1.0 if name.startswith("connector-") else 0.8
-            near = difflib.get_close_matches(name.strip().lower(), ours, n=1, cutoff=cutoff)
+            alike = 1.0 if name.startswith("connector-") else 0.8
+            near = nearest(name.strip(), ours, alike)
             if near:
-                text = f"{self._source}: [{name}]: unknown section, the nearest known one is [{near[0]}]"
+                text = f"{self._source}: [{name}]: unknown section, the nearest known one is [{near}]"
                 self._keep(name, SettingsError(text))
 
     def error(self, section: str, key: str, text: object) -> SettingsError:
@@ -503,6 +500,5 @@ def _nearest(key: str, known: Iterable[str]) -> str:
     known = list(known)
     if not known:
         return "there are none"
-    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-    # One that is not near would send people the wrong way.
-    return f"the nearest known one is {near[0]}" if near else "and none is near; docs/settings.md has all"
+    near = nearest(key, known)
+    return f"the nearest known one is {near}" if near else "and none is near; docs/settings.md has all"

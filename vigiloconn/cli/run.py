@@ -58,11 +58,7 @@ def main(arguments: list[str]) -> int:
         notifier = add_notifier(supervisor)
         _call_build(build, settings, supervisor)
         operating = add_control(settings, supervisor, notifier)
-    except SettingsError as exc:
-        for error in (exc, *exc.others):
-            say(error)
-        return EXIT_USAGE
-    except UsageError as exc:
+    except (SettingsError, UsageError) as exc:
         return fail(exc, EXIT_USAGE)
     except StartError as exc:
         return fail(exc, EXIT_FAILED)

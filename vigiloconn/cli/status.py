@@ -41,6 +41,10 @@ def main(arguments: list[str]) -> int:
             instance=parse_instance(options["--id"]),
         )
     except (UsageError, SettingsError) as exc:
+        if options["--nagios"]:
+            # Nagios shows nothing of standard error.
+            print(_unknown(f"{exc}; vigilo-connector check has all", as_plugin=True))
+            return UNKNOWN
         return fail(exc, UNKNOWN)
 
     def show() -> tuple[list[str], int]:

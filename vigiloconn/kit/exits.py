@@ -28,6 +28,7 @@ def say(text: object, program: str = "vigilo-connector") -> None:
 
 
 def fail(text: object, status: int, program: str = "vigilo-connector") -> int:
-    """Print what went wrong for the operator, on one line, and return the exit status."""
-    say(text, program)
+    """Print what went wrong for the operator, a line for it and for each of its `others`; return the exit status."""
+    for each in (text, *getattr(text, "others", ())):
+        say(each, program)
     return status

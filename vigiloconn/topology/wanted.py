@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vigiloconn.errors import SettingsError
+from vigiloconn.errors import SettingsError, raise_all
 from vigiloconn.kit.limits import MAX_TTL_S
+from vigiloconn.kit.near import nearest
 from vigiloconn.settings import values
-from vigiloconn.settings.ini import comment_hint, parse_ini
+from vigiloconn.settings.ini import comment_hint, first_word, parse_ini
 from vigiloconn.settings.logsetup import is_logging_section
 from vigiloconn.settings.values import shown
 
@@ -90,17 +90,18 @@ def parse_topology(text: str, source: str, *, queue_type: str = "classic") -> To
     """Return what `[exchange:NAME]`, `[queue:NAME]` and `[binding:NAME]` sections describe.
 
     `[bus]` and the sections of logging, which the Twisted library's files hold as well, are passed over. A queue that
-    only bindings name is of `queue_type`. Raises `SettingsError`, one line that names `source`,
+    only bindings name is of `queue_type`. Raises `SettingsError`: of each error a line that names `source`,
     section, key and what was expected.
     """
     ini = parse_ini(text, source)
+    errors: list[SettingsError] = []
     exchanges: list[Exchange] = []
     queues: dict[str, Queue] = {}
     bindings: list[Binding] = []
     for title in ini.sections():
         if title == "bus" or is_logging_section(title):
             continue
-        section = _Section(source, title, dict(ini.items(title)))
+        section = _Section(source, title, dict(ini.items(title)), errors)
         if section.kind == "exchange":
             exchanges.append(Exchange(
                 section.name,
@@ -110,10 +111,12 @@ def parse_topology(text: str, source: str, *, queue_type: str = "classic") -> To
         elif section.kind == "queue":
             kind = section.value("type", values.queue_type, queue_type)
             queues[section.name] = Queue(section.name, kind, section.value("ttl", _ttl_s, ""))
-        else:
+        elif section.kind == "binding":
             exchange = section.value("exchange", _name_of("an exchange"), "")
             queue = section.value("queue", _name_of("a queue"), "")
-            bindings.append(Binding(section.name, exchange, queue, section.value("key", _name_of("a key"), queue)))
+            key = section.value("key", _name_of("a key"), queue or "-")
+            bindings.append(Binding(section.name, exchange, queue, key))
+    raise_all(errors)
     for binding in bindings:
         queues.setdefault(binding.queue, Queue(binding.queue, queue_type))
     return Topology(tuple(exchanges), tuple(queues.values()), tuple(bindings))
@@ -135,33 +138,40 @@ def _quoted(text: str) -> str:
 
 
 class _Section:
-    """One section, its name taken apart and its keys known."""
+    """One section, its name taken apart and its keys known. An error is kept in `errors`, and what is read is worth
+    something only where there is none."""
 
-    def __init__(self, source: str, title: str, given: Mapping[str, str]) -> None:
+    def __init__(self, source: str, title: str, given: Mapping[str, str], errors: list[SettingsError]) -> None:
         self._place = f"{source}: [{title}]"
         self._values = given
+        self._errors = errors
         self.kind, colon, self.name = title.partition(":")
         if self.kind not in _KEYS or not colon:
-            raise SettingsError(f"{self._place}: expected [exchange:NAME], [queue:NAME] or [binding:NAME]")
+            self._keep("", "expected [exchange:NAME], [queue:NAME] or [binding:NAME]")
+            self.kind = ""
+            return
         try:
             check_name(self.name, f"a name behind {self.kind}:")
         except ValueError as exc:
-            raise SettingsError(f"{self._place}: {exc}") from None
+            self._keep("", exc)
         for key in given:
             if key not in _KEYS[self.kind]:
-                nearest = difflib.get_close_matches(key.lower(), _KEYS[self.kind], n=1, cutoff=0.0)[0]
-                raise SettingsError(
-                    f"{self._place} {key}: unknown key, the nearest known one is {nearest}"
-                    f" (known: {', '.join(_KEYS[self.kind])})"
-                )
+                word = first_word(key)
+                near = nearest(word, _KEYS[self.kind])
+                hint = f", the nearest known one is {near}" if near else ""
+                self._keep(word, f"unknown key{hint} (known: {', '.join(_KEYS[self.kind])})")
 
     def value(self, key: str, convert: Callable[[str], Any], default: str) -> Any:
-        """Return the value of `key`, of `default` where the file says nothing."""
+        """Return the value of `key`, of `default` where the file says nothing, None where it is wrong."""
         text = self._values.get(key, "")
         try:
             return convert(values.plain(text) or default)
         except ValueError as exc:
-            raise SettingsError(f"{self._place} {key}: {exc}{comment_hint(text)}") from None
+            self._keep(key, f"{exc}{comment_hint(text)}")
+            return None
+
+    def _keep(self, key: str, text: object) -> None:
+        self._errors.append(SettingsError(f"{self._place}{key and f' {key}'}: {text}"))
 
 
 def _name_of(expected: str) -> Callable[[str], str]:
