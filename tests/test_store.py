@@ -230,6 +230,40 @@ def test_times_and_held_messages_survive_a_restart(path: Path) -> None:
     journal.close()
 
 
+def test_a_log_that_was_laid_out_grows_no_more_and_is_read_as_any_other(path: Path) -> None:
+    journal = DbRetry(path)
+    journal.open()
+    log = Path(f"{path}-wal")
+    # What another program has just put into the log stays there.
+    with sqlite3.connect(path) as other:
+        other.execute("INSERT INTO tobus (id, msg) VALUES (7, '{}')")
+    other.close()
+    journal.lay_out_log()
+    laid_out_bytes = log.stat().st_size
+    journal.take_in(0, [])
+    first = append(journal, 1)[0].id
+    for _ in range(200):
+        append(journal, 1)
+    assert log.stat().st_size == laid_out_bytes == 4 << 20
+    # As a kill would leave it.
+    copy = path.with_name("copy.sqlite")
+    for suffix in ("", "-wal"):
+        Path(f"{copy}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    journal.close()
+    again = reopened(copy)
+    assert [id for id in ids(again) if id >= first] == list(range(first, first + 201))
+    assert again.rows == 202
+    again.close()
+
+
+def test_where_the_disk_has_no_plenty_of_room_the_log_is_not_laid_out(path: Path) -> None:
+    journal = DbRetry(path, free_bytes=lambda directory: 40 << 20)
+    journal.open()
+    journal.lay_out_log()
+    assert Path(f"{path}-wal").stat().st_size < 1 << 20
+    journal.close()
+
+
 def test_everything_applied_is_there_after_a_kill_and_the_totals_are_exact(path: Path) -> None:
     script = """
         import sys
@@ -237,6 +271,7 @@ def test_everything_applied_is_there_after_a_kill_and_the_totals_are_exact(path:
         from vigiloconn.journal.store import Transaction, DbRetry
         journal = DbRetry(sys.argv[1])
         journal.open()
+        journal.lay_out_log()
         key = RouteKey("event", None, True)
         while True:
             first = journal.next_id

@@ -136,6 +136,7 @@ class BackupProvider(Handler):
 
     def start_service(self) -> None:
         report = self._thread.call(self.journal.open)
+        self._thread.call(self.journal.lay_out_log)
         if report.volatile:
             log.warning("backup_file is :memory:, as the settings say: what is not sent ends with the process")
         if report.taken_over:

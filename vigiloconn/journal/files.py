@@ -27,6 +27,7 @@ PRIVATE = 0o600
 _NEARLY_NOTHING_BYTES = 64 * 1024
 #: On a small disk a smaller reserve is better than none, down to this; less would not hold the log of one discard.
 _SMALLEST_RESERVE_BYTES = 64 * 1024
+_ZEROS_BYTES = 1 << 18
 _LOG_HEADER_BYTES = 32
 _LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
@@ -183,6 +184,15 @@ def check_place(path: Path) -> None:
         raise StartError(
             f"journal {path}: not readable and writable for user id {os.geteuid()}: check its owner and mode"
         )
+
+
+def lengthen(path: Path, size_bytes: int) -> None:
+    """Fill a file with zeros up to this size, on the disk when it returns; what is in it stays. Raises OSError."""
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(0, os.SEEK_END)
+        while (left_bytes := size_bytes - file.tell()) > 0:
+            file.write(bytes(min(left_bytes, _ZEROS_BYTES)))
+        os.fdatasync(file.fileno())
 
 
 class Reserve:

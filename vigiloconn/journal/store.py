@@ -34,6 +34,7 @@ from vigiloconn.journal.files import (
     disk_bytes,
     free_bytes,
     inode_and_size,
+    lengthen,
     log_problem,
     make_private,
     set_aside,
@@ -59,6 +60,8 @@ _COLUMNS = [("id", 1), ("msg", 0)]
 #: Rows that are taken over from there at a time.
 _PORTION_ROWS = 1000
 _BUSY_TIMEOUT_S = 0.25
+#: With less than this free beside the floor the log takes no room before it needs it.
+_PLENTY_BYTES = 16 * room.LOG_BYTES
 #: To check so much and more takes a second or many on a slow disk, and is said.
 _LONG_CHECK_BYTES = 64 << 20
 
@@ -195,6 +198,22 @@ class DbRetry:
             lacking = "journal %s: no room for a reserve of %d bytes: on a full disk nothing can be discarded"
             log.warning(lacking, self.path, self._reserve.size_bytes)
         return OpenReport(aside, problem, self.rows, False)
+
+    def lay_out_log(self) -> None:
+        """Give the write-ahead log its usual length now, where the disk has plenty of room.
+
+        A commit that makes it longer has the disk note its size as well, which costs as much as the commit itself.
+        SQLite takes zeros behind its log's end for what they are: nothing.
+        """
+        if self.volatile or self._free_bytes(self._directory) < self._floor_bytes + _PLENTY_BYTES:
+            return
+        try:
+            # Inside: nobody else can write to the log, nor shorten it, while its end is looked for.
+            with self._transaction():
+                lengthen(Path(f"{self.path}-wal"), room.LOG_BYTES)
+        except (OSError, JournalFull, JournalBusy, JournalDamaged) as exc:
+            # What is wrong shows at the next commit.
+            log.debug("journal %s: its log is left as it is: %s", self.path, exc)
 
     def apply(self, transaction: Transaction) -> None:
         """Commit `transaction`, in one transaction of SQLite's where the disk has room for it.
