@@ -18,7 +18,7 @@ from vigiloconn.control import server as server_module
 from vigiloconn.control.exchange import Peer, Refused, Reply, Request, as_json, as_text
 from vigiloconn.control.health import Health
 from vigiloconn.control.place import control_path
-from vigiloconn.control.server import MAX_BODY_BYTES, MAX_CONNECTIONS, ControlServer
+from vigiloconn.control.server import MAX_BODY_BYTES, MAX_CONNECTIONS, READ_S, ControlServer
 from vigiloconn.errors import StartError
 from vigiloconn.kit.endpoint import Endpoint
 from vigiloconn.supervisor import Supervisor
@@ -195,6 +195,32 @@ def test_one_more_than_the_most_waits_until_another_has_gone(asked: Asked) -> No
     assert late.get(timeout=DEADLINE_S)[0] == 200
     for link in slow:
         assert parse(read_all(link))[0] == 200
+        link.close()
+
+
+def test_a_newcomer_does_not_wait_for_those_that_ask_nothing(asked: Asked) -> None:
+    """Whose place it gets: that of the one that has been silent for longest, and of no other."""
+    idle = [asked.connect() for _ in range(MAX_CONNECTIONS)]
+    for _ in range(3):
+        with gevent.Timeout(READ_S / 2):
+            assert asked.ask("GET /status HTTP/1.1")[0] == 200
+    assert read_all(idle[0]) == b""
+    idle[-1].sendall(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert parse(read_all(idle[-1]))[0] == 200
+    for link in idle:
+        link.close()
+
+
+def test_who_is_being_answered_keeps_its_place(asked: Asked) -> None:
+    slow = asked.connect()
+    slow.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    wait_until(lambda: asked.server.requests == 1)
+    idle = [asked.connect() for _ in range(2 * MAX_CONNECTIONS)]
+    with gevent.Timeout(READ_S / 2):
+        assert asked.ask("GET /status HTTP/1.1")[0] == 200
+    asked.hold.set()
+    assert parse(read_all(slow))[0] == 200
+    for link in [slow, *idle]:
         link.close()
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import parse_qsl
 
@@ -35,7 +35,8 @@ from vigiloconn.supervisor import Handler, Supervisor
 
 log = logging.getLogger(__name__)
 
-#: Connections at a time, on each of the two sockets. Further ones wait in the kernel's queue.
+#: Connections at a time, on each of the two sockets. The last place is given back by the one that has been sending its
+#: request for longest; only where all are being answered do further ones wait, in the kernel's queue.
 MAX_CONNECTIONS = 16
 MAX_BODY_BYTES = 1 << 20
 #: How long a request may take to arrive whole, and how long one write of the reply may wait for a slow reader.
@@ -60,7 +61,7 @@ class ControlServer(Handler):
 
     `path` is where the socket stands, for `group` (mode 0660). A place that somebody has named and that can't be used
     keeps the process from starting; the default one (`is_named` false) is a problem, and what has to flow flows.
-    Counter in `stats()`: control_requests.
+    Counter in `stats()`: control_requests, and what `count_too` adds.
     """
 
     name = "control"
@@ -80,6 +81,7 @@ class ControlServer(Handler):
         self._group = group
         self._http = http
         self._is_named = is_named
+        self._more_stats: Callable[[], Mapping[str, float]] = dict
         self._read_s = read_s
         self._functions: dict[str, dict[str, Function]] = {}
         self._servers: list[_Server] = []
@@ -97,6 +99,10 @@ class ControlServer(Handler):
     def post(self, path: str, function: Function) -> None:
         """Let `function` do what is asked for at `path`."""
         self._functions.setdefault(path, {})["POST"] = function
+
+    def count_too(self, stats: Callable[[], Mapping[str, float]]) -> None:
+        """Add what the functions behind the paths count to `stats()`."""
+        self._more_stats = stats
 
     # -- life ------------------------------------------------------------------------------------------------
 
@@ -140,7 +146,7 @@ class ControlServer(Handler):
         self._inode = None
 
     def stats(self) -> dict[str, float]:
-        return {"control_requests": self.requests}
+        return {"control_requests": self.requests, **self._more_stats()}
 
     def problems(self) -> list[Problem]:
         if self._inode is not None and self.path is not None and (now_s := self._clock()) >= self._file_check_at_s:
@@ -252,10 +258,30 @@ class _Server(WSGIServer):
         self, listener: gsocket.socket, application: Callable[..., Any], supervisor: Supervisor, read_s: float
     ) -> None:
         self.read_s = read_s
+        self._lives = _Lives(supervisor)
         super().__init__(
-            listener, application, spawn=_Lives(supervisor), log=None, error_log=None, handler_class=_Exchange,
+            listener, application, spawn=self._lives, log=None, error_log=None, handler_class=_Exchange,
             environ={"SERVER_NAME": "vigilo-connector"},
         )  # fmt: skip
+        self._reading: dict[_Exchange, None] = {}
+        self._is_making_room = False
+
+    def begin(self, exchange: _Exchange) -> None:
+        """Note a connection whose request has not come whole. Where it has the last place, another one goes for it."""
+        self._reading[exchange] = None
+        if self._lives.full() and not self._is_making_room:
+            self._is_making_room = True
+            # Later: those that were accepted in this same turn and have sent their request shall be read first.
+            self.loop.run_callback(self._make_room)
+
+    def is_read(self, exchange: _Exchange) -> None:
+        """Note that a connection's request is here, or will never be."""
+        self._reading.pop(exchange, None)
+
+    def _make_room(self) -> None:
+        self._is_making_room = False
+        if self._lives.full() and len(self._reading) > 1:
+            next(iter(self._reading)).cut_off()
 
 
 class _Exchange(WSGIHandler):
@@ -263,14 +289,21 @@ class _Exchange(WSGIHandler):
 
     def handle(self) -> None:
         self.socket.settimeout(_WRITE_S)
-        self._reading = gevent.Timeout.start_new(cast(_Server, self.server).read_s)
+        self._places = cast(_Server, self.server)
+        self._life = gevent.getcurrent()
+        self._reading = gevent.Timeout.start_new(self._places.read_s)
+        self._places.begin(self)
         try:
             super().handle()
         except gevent.Timeout as timeout:
             if timeout is not self._reading:
                 raise
         finally:
-            self._reading.close()
+            self._is_read()
+
+    def cut_off(self) -> None:
+        """Read no further, as if the time were up. To be called by the hub, and before the request is read."""
+        self._life.throw(self._reading)
 
     def read_request(self, raw_requestline: str) -> Any:
         found = super().read_request(raw_requestline)
@@ -280,11 +313,15 @@ class _Exchange(WSGIHandler):
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
-        environ["vigiloconn.is_read"] = self._reading.cancel
+        environ["vigiloconn.is_read"] = self._is_read
         # Taken from the base class, which would read to the end of what was refused.
         environ["vigiloconn.body"], self.wsgi_input = self.wsgi_input, Input(self.rfile, 0)
         environ["vigiloconn.peer"] = _peer_of(self.socket)
         return environ
+
+    def _is_read(self) -> None:
+        self._reading.close()
+        self._places.is_read(self)
 
 
 def _peer_of(sock: gsocket.socket) -> Peer | None:
