@@ -17,6 +17,7 @@ from tests.support.connector import ROOT, ConnectorProcess
 from tests.support.journals import reopened
 from tests.support.rabbit import free_ports
 from tests.support.wait import wait_until
+from vigiloconn.control.asking import ask
 from vigiloconn.interfaces import Record, RouteKey
 from vigiloconn.journal.transaction import Transaction
 
@@ -60,12 +61,21 @@ def numbers(path: Path, *tables: str) -> list[int]:
     return [json.loads(row)["n"] for row in rows]
 
 
+def counted(connector: ConnectorProcess) -> dict[str, float]:
+    """Return what the connector has counted of an operator's changes."""
+    names = ("retried", "discarded", "moved", "imported")
+    text = ask(connector.directory / "control.sock", "/metrics").text
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("vigilo_control_"))
+    return {name: float(found[f'vigilo_control_{name}_total{{part="control"}}']) for name in names}
+
+
 def test_parked_messages_wait_again_without_a_stop_and_lines_go_on(connector: ConnectorProcess) -> None:
     fill(connector.journal_path, waiting=2, parked=1200)
     connector.start()
     done = run(connector.directory, "retry", "--all")
     assert (done.returncode, done.stdout) == (0, "1200 messages to be sent again\n"), done.stderr
     assert f"process {connector.process.pid} runs on it" in done.stderr
+    assert counted(connector) == {"retried": 1200, "discarded": 0, "moved": 0, "imported": 0}
     connector.send(flow.lines(0, 10))
     connector.sync()
     assert numbers(connector.journal_path, "vigiloconn_parked") == []
@@ -110,6 +120,7 @@ def test_what_waits_is_discarded_from_memory_and_from_behind_it(connector: Conne
     done = run(connector.directory, "discard", "--waiting", "--all", "--yes")
     assert (done.returncode, done.stdout) == (0, "4998 messages discarded\n"), done.stderr
     wait_until(lambda: not numbers(connector.journal_path, "tobus"), 10, "the rows are deleted")
+    assert counted(connector)["discarded"] == 5000
     connector.send(flow.lines(0, 3))
     connector.sync()
     assert connector.terminate() == 0
@@ -124,6 +135,7 @@ def test_held_messages_are_moved_and_discarded_while_their_exchange_stands_still
     done = run(connector.directory, "discard", "--held", "--all", "--yes")
     assert (done.returncode, done.stdout) == (0, "1500 messages discarded\n"), done.stderr
     assert "held for other now" in connector.log_text()
+    assert counted(connector) == {"retried": 0, "discarded": 1500, "moved": 1500, "imported": 0}
     assert numbers(connector.journal_path, "vigiloconn_held") == []
 
 
@@ -135,5 +147,6 @@ def test_what_was_exported_is_imported_into_a_running_connector(connector: Conne
     connector.start()
     done = run(connector.directory, "import", str(file))
     assert (done.returncode, done.stdout) == (0, "5 messages imported\n"), done.stderr
+    assert counted(connector)["imported"] == 5
     assert sorted(numbers(connector.journal_path, "tobus")) == [1, 1, 2, 2, 3, 3]
     assert sorted(numbers(connector.journal_path, "vigiloconn_parked")) == [4, 4, 5, 5]

@@ -59,7 +59,9 @@ def add_control(settings: Settings, supervisor: Supervisor, notifier: Notifier |
     server.get("/readyz", health.readyz)
     publishers = [part for part in supervisor.handlers if isinstance(part, BusPublisher)]
     if len(journals) == len(publishers) == 1:
-        for target, function in Mending(journals[0], publishers[0], settings).paths().items():
+        mending = Mending(journals[0], publishers[0], settings)
+        server.count_too(mending.stats)
+        for target, function in mending.paths().items():
             server.post(target, function)
     supervisor.add(server)
     notifier = notifier or Notifier({})

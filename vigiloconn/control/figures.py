@@ -146,7 +146,14 @@ FIGURES = (
     *_gauges("operator", ("loop_stall", "the longest time of the last minute for which nothing else could run, in "
                           "seconds", "below 0.1", "loop_stall_seconds")),
     *_counters("operator", ("loop_stalled", "sum of such times, in seconds", "grows slowly", "loop_stalled_seconds")),
-    *_counters("control", ("control_requests", "requests on the control socket", "no matter", "control_requests")),
+    *_counters(
+        "control",
+        ("control_requests", "requests on the control socket", "no matter", "control_requests"),
+        ("retried", "parked messages that an operator had sent again", "0"),
+        ("discarded", "messages that an operator has deleted", "0"),
+        ("moved", "held messages that an operator gave to another exchange", "0"),
+        ("imported", "messages that an operator has put into the journal", "0"),
+    ),
 )  # fmt: skip
 
 _BY_KEY = {(figure.group, figure.name): figure for figure in FIGURES}

@@ -64,6 +64,11 @@ class Mending:
         self._journal = journal
         self._publisher = publisher
         self._settings = settings
+        self._done = dict.fromkeys(("retried", "discarded", "moved", "imported"), 0)
+
+    def stats(self) -> dict[str, float]:
+        """Return how many messages each kind of change has met. Counters: retried, discarded, moved, imported."""
+        return {**self._done}
 
     def paths(self) -> Mapping[str, Function]:
         """Return path -> function, for `ControlServer.post`."""
@@ -78,6 +83,7 @@ class Mending:
         """Let parked messages wait again."""
         order = _decoded(request, Order)
         done = self._amend(lambda journal: amend.retry(journal, order))
+        self._done["retried"] += done.done
         if done.done:
             log.info("%d parked messages are sent again, by %s", done.done, _who(request))
         return as_json(done)
@@ -91,6 +97,7 @@ class Mending:
             done = self._discard_waiting(order)
         else:
             done = self._amend(lambda journal: amend.discard(journal, order))
+        self._done["discarded"] += done.done
         if done.done:
             log.warning("%d %s messages were discarded, by %s", done.done, order.table, _who(request))
         return as_json(done)
@@ -106,6 +113,7 @@ class Mending:
         with self._held_at_rest(exchange) as left:
             done, moved = self._amend(lambda journal: amend.move(journal, asked.order, exchange_of))
             left(done.done)
+        self._done["moved"] += done.done
         for other, what in moved.items():
             self._publisher.moved_in(other, what.first_id, what.count)
             log.warning("%d messages held for exchange %s are held for %s now, by %s",
@@ -128,6 +136,7 @@ class Mending:
             raise Refused("the journal is full: there is no room for more", 507)
         progress = _progress(request)
         self._amend(lambda journal: amend.put_back(journal, entries, progress))
+        self._done["imported"] += len(entries)
         if entries:
             log.info("%d messages are put into the journal, by %s", len(entries), _who(request))
         return as_json({"done": len(entries), "refused": refused})
