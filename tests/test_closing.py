@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.journals import append, assert_totals_are_exact, ids, reopened
 from vigiloconn.journal.closing import ClosingNote
+from vigiloconn.journal.pagefile import PageFile
 from vigiloconn.journal.rows import JournalRows
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import Transaction
@@ -32,12 +33,12 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What has read the whole file."""
     made: list[str] = []
 
-    def noting(name: str) -> Callable[[JournalRows], object]:
-        original = getattr(JournalRows, name)
-        return lambda rows: made.append(name) or original(rows)
+    def noting(part: type, name: str) -> Callable[[object], object]:
+        original = getattr(part, name)
+        return lambda self: made.append(name) or original(self)
 
-    for name in ("quick_check", "count", "misplaced"):
-        monkeypatch.setattr(JournalRows, name, noting(name))
+    for part, name in ((PageFile, "quick_check"), (JournalRows, "count"), (JournalRows, "misplaced")):
+        monkeypatch.setattr(part, name, noting(part, name))
     return made
 
 

@@ -8,7 +8,7 @@ from itertools import accumulate, cycle
 from pathlib import Path
 
 from vigiloconn.control.lookout import JournalFile
-from vigiloconn.journal.rows import PREFIX
+from vigiloconn.journal.tables import PREFIX
 
 
 class Parked:

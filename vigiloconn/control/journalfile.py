@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from vigiloconn.errors import VigiloError
 from vigiloconn.journal.clock import JournalClock
-from vigiloconn.journal.rows import PREFIX
+from vigiloconn.journal.tables import PREFIX
 
 _BUSY_S = 0.25
 #: Kinds of parked messages that are told apart; nobody reads more.

@@ -14,8 +14,9 @@ import msgspec
 
 from vigiloconn.interfaces import UNREADABLE, Record
 from vigiloconn.journal.clock import Stamp
+from vigiloconn.journal.counts import Counts
 from vigiloconn.journal.pages import HELD, PARKED, WAITING, Entry, Pages
-from vigiloconn.journal.rows import Counts, JournalRows
+from vigiloconn.journal.rows import JournalRows
 from vigiloconn.journal.runs import runs_of
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.transaction import Transaction

@@ -10,21 +10,21 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from peewee import FloatField, IntegerField, Model, SqliteDatabase, TextField
+from peewee import SqliteDatabase
 
 from vigiloconn.interfaces import Record
 from vigiloconn.journal.clock import Stamp
 from vigiloconn.journal.closing import Totals
+from vigiloconn.journal.counts import Counts
 from vigiloconn.journal.runs import Run
+from vigiloconn.journal.tables import ACCEPTED, BOOT, HELD, KEPT, META, PARKED, models_of
 from vigiloconn.journal.transaction import ParkedRecord, StoredRecord
 
-PREFIX = "vigiloconn_"
 #: Rows that one statement names.
 _CHUNK_ROWS = 500
 #: Acceptance times are kept per range of ids; two ranges are never closer than this.
@@ -35,119 +35,11 @@ _INSERT_ROWS = 250
 #: A higher id leaves no room to count on from it, and must be another program's.
 HIGHEST_ID = 2**62
 
-_META, _ACCEPTED, _HELD, _BOOT, _PARKED, _KEPT = (
-    PREFIX + name for name in ("meta", "accepted", "held", "boot", "parked", "kept")
-)
-
 #: In place: to delete and insert would write the index as well.
 _OR_CHANGE = "ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value"
 
-#: SQLite's number for a file whose empty pages are taken off when it is asked to.
-_INCREMENTAL = 2
-
 T = TypeVar("T")
 M = TypeVar("M", tuple[str, Record], tuple[str, Record, str])
-
-
-@dataclass(slots=True)
-class Counts:
-    """Gauges that change with a transaction, or not at all."""
-
-    rows: int = 0
-    """In the main and the held table."""
-    size_bytes: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    parked_rows: int = 0
-    parked_bytes: int = 0
-    newest_range: Stamp | None = None
-    """Acceptance time of the newest range."""
-    ranges: int = 0
-    """Ranges whose times are stored."""
-
-    def copy(self) -> Counts:
-        # By hand: each transaction begins with it.
-        return Counts(
-            self.rows, self.size_bytes, dict(self.held), self.parked_rows, self.parked_bytes,
-            self.newest_range, self.ranges,
-        )  # fmt: skip
-
-    def add_held(self, exchange: str, rows: int) -> None:
-        left = self.held.get(exchange, 0) + rows
-        if left:
-            self.held[exchange] = left
-        else:
-            self.held.pop(exchange, None)
-
-
-class _PlainId(IntegerField):
-    """`INTEGER PRIMARY KEY` and not a word more, as the Twisted connectors declare it."""
-
-    def __init__(self) -> None:
-        super().__init__(primary_key=True, null=True)
-
-
-class _Txt(TextField):
-    field_type = "TXT"
-
-
-def _models(database: SqliteDatabase, table: str) -> list[type[Model]]:
-    """Return the schema as model classes bound to this database and no other."""
-
-    class Main(Model):
-        id = _PlainId()
-        msg = _Txt(null=True)
-
-    class Meta(Model):
-        key = TextField(primary_key=True)
-        value = TextField()
-
-    class Accepted(Model):
-        first_id = _PlainId()
-        accepted_at = FloatField()
-        boot = IntegerField(null=True)
-        boot_s = FloatField(null=True)
-
-    class Held(Model):
-        id = _PlainId()
-        # The rowid ends every index entry: this one finds the oldest of an exchange without sorting.
-        exchange = TextField(index=True)
-        msg = TextField()
-        accepted_at = FloatField()
-        boot = IntegerField(null=True)
-        boot_s = FloatField(null=True)
-
-    class Boot(Model):
-        # What `boot` in other tables stands for.
-        number = _PlainId()
-        boot_id = TextField(unique=True)
-
-    class Parked(Model):
-        # The order of parking, which is not that of the ids.
-        seq = _PlainId()
-        id = IntegerField(unique=True)
-        exchange = TextField()
-        reason = TextField()
-        msg = TextField()
-        parked_at = FloatField()
-        # When it was accepted: it goes again with its first time. Unknown for what an older version has parked.
-        accepted_at = FloatField(null=True)
-        boot = IntegerField(null=True)
-        boot_s = FloatField(null=True)
-
-    class Kept(Model):
-        name = TextField(primary_key=True)
-        text = TextField()
-
-        class Meta:
-            # One tree: a name and its text change in one place.
-            without_rowid = True
-
-    models: list[type[Model]] = [Main, Meta, Accepted, Held, Boot, Parked, Kept]
-    for model in models:
-        model._meta.set_database(database)
-        name = table if model is Main else PREFIX + model.__name__.lower()
-        model._meta.set_table_name(name)
-    return models
 
 
 class JournalRows:
@@ -159,7 +51,7 @@ class JournalRows:
         self._insert_many = self._insert_one + ", (?, CAST(? AS TEXT))" * (_INSERT_ROWS - 1)
         # In one statement: each step of one is a chance for another thread to take the interpreter's lock.
         self._save = (
-            f"INSERT INTO {_META} (key, value) VALUES ('last_used_id', ?), ('main_rows', ?), "
+            f"INSERT INTO {META} (key, value) VALUES ('last_used_id', ?), ('main_rows', ?), "
             f"('first_id', coalesce((SELECT min(id) FROM {self.main}), 0)), "
             f"('last_id', coalesce((SELECT max(id) FROM {self.main}), 0)) {_OR_CHANGE}"
         )
@@ -167,30 +59,30 @@ class JournalRows:
         """The driver's own: what is hot goes past peewee. Set by the owner when it opens the database."""
         self._boot = 0
         self._database = database
-        self._models = _models(database, table)
+        self._models = models_of(database, table)
 
     def create(self, boot_id: str) -> None:
         """Make the tables that are missing (version 2 lacks one), and the columns that older files lack."""
         self._database.create_tables(self._models)
-        for table in (_ACCEPTED, _HELD, _PARKED):
+        for table in (ACCEPTED, HELD, PARKED):
             known = {row[1] for row in self.connection.execute(f"PRAGMA table_info({table})")}
             for column, kind in (("accepted_at", "REAL"), ("boot", "INTEGER"), ("boot_s", "REAL")):
                 if column not in known:
                     self.connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-        self.connection.execute(f"INSERT OR IGNORE INTO {_BOOT} (boot_id) VALUES (?)", (boot_id,))
-        found = self.connection.execute(f"SELECT number FROM {_BOOT} WHERE boot_id = ?", (boot_id,))
+        self.connection.execute(f"INSERT OR IGNORE INTO {BOOT} (boot_id) VALUES (?)", (boot_id,))
+        found = self.connection.execute(f"SELECT number FROM {BOOT} WHERE boot_id = ?", (boot_id,))
         self._boot = found.fetchone()[0]
 
     def read_meta(self) -> dict[str, str]:
         """Return what the file says about itself: uuid, schema, counter of ids, totals."""
-        return dict(self.connection.execute(f"SELECT key, value FROM {_META}"))
+        return dict(self.connection.execute(f"SELECT key, value FROM {META}"))
 
     def schema_version(self) -> int:
         """Return the version of the side tables, 0 when there are none. Needs no transaction."""
         sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-        if not self.connection.execute(sql, (_META,)).fetchone():
+        if not self.connection.execute(sql, (META,)).fetchone():
             return 0
-        found = self.connection.execute(f"SELECT CAST(value AS INTEGER) FROM {_META} WHERE key = 'schema'").fetchone()
+        found = self.connection.execute(f"SELECT CAST(value AS INTEGER) FROM {META} WHERE key = 'schema'").fetchone()
         return found[0] if found else 0
 
     def columns(self, table: str | None = None) -> list[tuple[str, int]]:
@@ -225,13 +117,13 @@ class JournalRows:
     def highest_id(self) -> int:
         """Return the highest id in all tables, 0 when there is none; what nobody could count on from is passed over."""
         sql = " UNION ALL ".join(
-            f"SELECT max(id) FROM {table} WHERE id <= {HIGHEST_ID}" for table in (self.main, _HELD, _PARKED)
+            f"SELECT max(id) FROM {table} WHERE id <= {HIGHEST_ID}" for table in (self.main, HELD, PARKED)
         )
         return max(row[0] or 0 for row in self.connection.execute(sql))
 
     def forget_times(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
         """Let everything from `first_id` on count as accepted at this time."""
-        self.connection.execute(f"DELETE FROM {_ACCEPTED}")
+        self.connection.execute(f"DELETE FROM {ACCEPTED}")
         counts.newest_range, counts.ranges = None, 0
         if first_id:
             self._begin_range(counts, first_id, accepted)
@@ -243,9 +135,9 @@ class JournalRows:
         if not found:
             return []
         ranges = self.connection.execute(
-            f"SELECT first_id, accepted_at, CASE boot WHEN ?3 THEN boot_s END FROM {_ACCEPTED} "
+            f"SELECT first_id, accepted_at, CASE boot WHEN ?3 THEN boot_s END FROM {ACCEPTED} "
             "WHERE first_id <= ?2 AND first_id >= "
-            f"coalesce((SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?1), ?1) ORDER BY first_id",
+            f"coalesce((SELECT max(first_id) FROM {ACCEPTED} WHERE first_id <= ?1), ?1) ORDER BY first_id",
             (found[0][0], found[-1][0], self._boot),
         ).fetchall()
         records, at, accepted = [], 0, unknown
@@ -259,7 +151,7 @@ class JournalRows:
     def peek_held(self, exchange: str, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
         """Read a page of what is held for `exchange`."""
         sql = (
-            f"SELECT id, CAST(msg AS BLOB), accepted_at, CASE boot WHEN ? THEN boot_s END FROM {_HELD} "
+            f"SELECT id, CAST(msg AS BLOB), accepted_at, CASE boot WHEN ? THEN boot_s END FROM {HELD} "
             "WHERE exchange = ? AND id > ? ORDER BY id LIMIT ?"
         )
         found = _upto(self.connection.execute(sql, (self._boot, exchange, after_id, limit)), max_bytes)
@@ -267,61 +159,15 @@ class JournalRows:
 
     def parked(self, limit: int) -> list[ParkedRecord]:
         """Read the messages that were parked first."""
-        sql = f"SELECT id, exchange, reason, CAST(msg AS BLOB), parked_at FROM {_PARKED} ORDER BY seq LIMIT ?"
+        sql = f"SELECT id, exchange, reason, CAST(msg AS BLOB), parked_at FROM {PARKED} ORDER BY seq LIMIT ?"
         return [ParkedRecord(*row) for row in self.connection.execute(sql, (limit,))]
-
-    def checkpoint(self, mode: str, *, patient: bool = False) -> bool:
-        """Fold the write-ahead log into the file, as far as readers allow it now. True when all of it is folded.
-
-        `patient`: a reader is waited for as a lock is.
-        """
-        patience_ms = self._pragma("busy_timeout")
-        # A reader may stay for hours: to wait for it each time would be to do nothing else.
-        self._pragma(f"busy_timeout = {patience_ms if patient else 0}")
-        try:
-            busy, in_log, folded = self.connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-            return not busy and in_log == folded
-        finally:
-            self._pragma(f"busy_timeout = {patience_ms}")
-
-    def size_bytes_in_pages(self) -> int:
-        """Return the size of the database: what the file has once the log is folded into it."""
-        return self._pragma("page_count") * self._pragma("page_size")
-
-    def emptied_bytes(self) -> int:
-        """Return the size of the pages that hold nothing any more."""
-        return self._pragma("freelist_count") * self._pragma("page_size")
-
-    def can_shorten(self) -> bool:
-        """Answer whether the file knows where its pages belong; one of an older version does not."""
-        return self._pragma("auto_vacuum") == _INCREMENTAL
-
-    def make_shortenable(self) -> None:
-        """Let a file in which nothing is yet know where its pages belong. Writes to any other one."""
-        self.connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
-
-    def shorten(self, size_bytes: int) -> None:
-        """Take so much of what is empty off the file's end."""
-        pages = size_bytes // self._pragma("page_size")
-        # Each page is a step of the statement, and the driver takes one step of what gives no rows.
-        for _ in range(pages):
-            self.connection.execute("PRAGMA incremental_vacuum(1)")
-
-    def rebuild(self) -> None:
-        """Write the file anew, as one that can be shortened; not in a transaction. Takes as long as what it holds."""
-        self.make_shortenable()
-        self.connection.execute("VACUUM")
-
-    def _pragma(self, name: str) -> int:
-        value: int = self.connection.execute(f"PRAGMA {name}").fetchone()[0]
-        return value
 
     def count(self) -> Counts:
         """Count the totals."""
         counts = Counts()
-        counts.held = dict(self.connection.execute(f"SELECT exchange, count(*) FROM {_HELD} GROUP BY exchange"))
-        counts.parked_rows, counts.parked_bytes = _measure(self.connection, _PARKED, "1")
-        for table in (self.main, _HELD):
+        counts.held = dict(self.connection.execute(f"SELECT exchange, count(*) FROM {HELD} GROUP BY exchange"))
+        counts.parked_rows, counts.parked_bytes = _measure(self.connection, PARKED, "1")
+        for table in (self.main, HELD):
             rows, size_bytes = _measure(self.connection, table, "1")
             counts.rows += rows
             counts.size_bytes += size_bytes
@@ -334,26 +180,18 @@ class JournalRows:
         self._read_times(counts)
         return counts
 
-    def quick_check(self) -> str:
-        """Return what is wrong with the file, `ok` when nothing is found."""
-        return str(self.connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-
     def _read_times(self, counts: Counts) -> None:
-        newest = f"SELECT accepted_at, CASE boot WHEN ? THEN boot_s END FROM {_ACCEPTED} ORDER BY first_id DESC LIMIT 1"
+        newest = f"SELECT accepted_at, CASE boot WHEN ? THEN boot_s END FROM {ACCEPTED} ORDER BY first_id DESC LIMIT 1"
         for row in self.connection.execute(newest, (self._boot,)):
             counts.newest_range = Stamp(*row)
-        counts.ranges = self.connection.execute(f"SELECT count(*) FROM {_ACCEPTED}").fetchone()[0]
-
-    def data_version(self) -> int:
-        """Return a number that another one follows when another program has written to the file."""
-        return self._pragma("data_version")
+        counts.ranges = self.connection.execute(f"SELECT count(*) FROM {ACCEPTED}").fetchone()[0]
 
     def misplaced(self) -> list[int]:
         """Return the ids in the main table that only another program can have used: ours are never used twice."""
         sql = (
             f"SELECT id FROM {self.main} WHERE id < 1 UNION SELECT id FROM {self.main} WHERE id > {HIGHEST_ID} "
-            f"UNION SELECT m.id FROM {_HELD} h JOIN {self.main} m ON m.id = h.id "
-            f"UNION SELECT m.id FROM {_PARKED} p JOIN {self.main} m ON m.id = p.id ORDER BY 1"
+            f"UNION SELECT m.id FROM {HELD} h JOIN {self.main} m ON m.id = h.id "
+            f"UNION SELECT m.id FROM {PARKED} p JOIN {self.main} m ON m.id = p.id ORDER BY 1"
         )
         return [row[0] for row in self.connection.execute(sql)]
 
@@ -388,15 +226,15 @@ class JournalRows:
 
     def read_kept(self) -> dict[str, str]:
         """Return the texts that were stored with accepted messages, by name."""
-        return dict(self.connection.execute(f"SELECT name, text FROM {_KEPT}"))
+        return dict(self.connection.execute(f"SELECT name, text FROM {KEPT}"))
 
     def write_kept(self, texts: Mapping[str, str | None]) -> None:
         """Store texts by name; None deletes one."""
         gone = [(name,) for name, text in texts.items() if text is None]
-        self.connection.executemany(f"DELETE FROM {_KEPT} WHERE name = ?", gone)
+        self.connection.executemany(f"DELETE FROM {KEPT} WHERE name = ?", gone)
         # In place where the name is there: to delete and insert would move the row about in its page.
         self.connection.executemany(
-            f"INSERT INTO {_KEPT} (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text",
+            f"INSERT INTO {KEPT} (name, text) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text",
             [item for item in texts.items() if item[1] is not None],
         )
 
@@ -413,7 +251,7 @@ class JournalRows:
             self._begin_range(counts, record.id, _stamp(record))
 
     def _begin_range(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
-        sql = f"INSERT INTO {_ACCEPTED} (first_id, accepted_at, boot, boot_s) VALUES (?, ?, ?, ?)"
+        sql = f"INSERT INTO {ACCEPTED} (first_id, accepted_at, boot, boot_s) VALUES (?, ?, ?, ?)"
         self.connection.execute(sql, (first_id, *self._stored(accepted)))
         counts.newest_range = accepted
         counts.ranges += 1
@@ -438,9 +276,9 @@ class JournalRows:
     def hold(self, counts: Counts, holds: Sequence[tuple[str, Record]]) -> None:
         """Move messages to the held table. Those that are held already stay as they are."""
         for chunk in _portions(holds):
-            fresh = self._unknown(_HELD, chunk)
+            fresh = self._unknown(HELD, chunk)
             self.connection.executemany(
-                f"INSERT INTO {_HELD} (id, exchange, msg, accepted_at, boot, boot_s) "
+                f"INSERT INTO {HELD} (id, exchange, msg, accepted_at, boot, boot_s) "
                 "VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?)",
                 [
                     (record.id, name, record.body, *self._stored(_stamp(record)))
@@ -456,9 +294,9 @@ class JournalRows:
     def park(self, counts: Counts, parks: Sequence[tuple[str, Record, str]], parked_at: float) -> None:
         """Move messages to the parked table. Those that are parked already stay as they are."""
         for chunk in _portions(parks):
-            fresh = self._unknown(_PARKED, chunk)
+            fresh = self._unknown(PARKED, chunk)
             self.connection.executemany(
-                f"INSERT INTO {_PARKED} (id, exchange, reason, msg, parked_at, accepted_at, boot, boot_s) "
+                f"INSERT INTO {PARKED} (id, exchange, reason, msg, parked_at, accepted_at, boot, boot_s) "
                 "VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?)",
                 [
                     (record.id, exchange, reason, record.body, parked_at, *self._stored(_stamp(record)))
@@ -492,8 +330,8 @@ class JournalRows:
     def discard_parked(self, counts: Counts, runs: Sequence[Run]) -> None:
         """Delete the rows of the parked table that these runs name."""
         for where, values in _conditions(runs):
-            rows, size_bytes = _measure(self.connection, _PARKED, where, values)
-            self.connection.execute(f"DELETE FROM {_PARKED} WHERE {where}", values)
+            rows, size_bytes = _measure(self.connection, PARKED, where, values)
+            self.connection.execute(f"DELETE FROM {PARKED} WHERE {where}", values)
             counts.parked_rows -= rows
             counts.parked_bytes -= size_bytes
 
@@ -503,8 +341,8 @@ class JournalRows:
             return
         # The range that the oldest row, or else the next one, falls into stays, and with it the newest one.
         forgotten = self.connection.execute(
-            f"DELETE FROM {_ACCEPTED} WHERE first_id < "
-            f"(SELECT max(first_id) FROM {_ACCEPTED} WHERE first_id <= ?)",
+            f"DELETE FROM {ACCEPTED} WHERE first_id < "
+            f"(SELECT max(first_id) FROM {ACCEPTED} WHERE first_id <= ?)",
             (self.bounds()[0] or next_id,),
         )
         counts.ranges -= forgotten.rowcount
@@ -513,10 +351,10 @@ class JournalRows:
         self._delete(counts, table, f"id IN ({_marks(ids)})", tuple(ids))
 
     def _delete_held(self, counts: Counts, where: str, values: Sequence[int | str]) -> None:
-        sql = f"SELECT exchange, count(*) FROM {_HELD} WHERE {where} GROUP BY exchange"
+        sql = f"SELECT exchange, count(*) FROM {HELD} WHERE {where} GROUP BY exchange"
         for exchange, rows in self.connection.execute(sql, values).fetchall():
             counts.add_held(exchange, -rows)
-        self._delete(counts, _HELD, where, values)
+        self._delete(counts, HELD, where, values)
 
     def _delete(self, counts: Counts, table: str, where: str, values: Sequence[int | str]) -> int:
         """Delete rows, count them off and return their number."""
@@ -543,14 +381,14 @@ class JournalRows:
 
     def readdress(self, counts: Counts, exchange: str, moves: Sequence[tuple[str, int]]) -> None:
         """Hold messages for another exchange than `exchange`: (the other, id)."""
-        self.connection.executemany(f"UPDATE {_HELD} SET exchange = ? WHERE id = ?", moves)
+        self.connection.executemany(f"UPDATE {HELD} SET exchange = ? WHERE id = ?", moves)
         counts.add_held(exchange, -len(moves))
         for other, _ in moves:
             counts.add_held(other, 1)
 
     def write_meta(self, values: Mapping[str, int | str]) -> None:
         """Set values of the file itself."""
-        self.connection.executemany(f"INSERT INTO {_META} (key, value) VALUES (?, ?) {_OR_CHANGE}", values.items())
+        self.connection.executemany(f"INSERT INTO {META} (key, value) VALUES (?, ?) {_OR_CHANGE}", values.items())
 
 
 def kept_in_file(path: Path) -> dict[str, str]:
@@ -560,7 +398,7 @@ def kept_in_file(path: Path) -> dict[str, str]:
     """
     try:
         with closing(sqlite3.connect(f"file:{quote(os.fspath(path))}?mode=ro&immutable=1", uri=True)) as connection:
-            return dict(connection.execute(f"SELECT name, text FROM {_KEPT}"))
+            return dict(connection.execute(f"SELECT name, text FROM {KEPT}"))
     except sqlite3.Error:
         return {}
 

@@ -26,6 +26,7 @@ from vigiloconn.journal import room
 from vigiloconn.journal.begun import Begun, Translated
 from vigiloconn.journal.clock import JournalClock, Stamp
 from vigiloconn.journal.closing import ClosingNote, Totals
+from vigiloconn.journal.counts import Counts
 from vigiloconn.journal.files import (
     LogBlocked,
     NoRoom,
@@ -40,8 +41,10 @@ from vigiloconn.journal.files import (
     set_aside,
     sqlite_error,
 )
-from vigiloconn.journal.rows import PREFIX, Counts, JournalRows, kept_in_file
+from vigiloconn.journal.pagefile import PageFile
+from vigiloconn.journal.rows import JournalRows, kept_in_file
 from vigiloconn.journal.runs import LOWEST_ID, Run, gaps, merged
+from vigiloconn.journal.tables import PREFIX
 from vigiloconn.journal.transaction import OpenReport, ParkedRecord, StoredRecord, Transaction
 from vigiloconn.kit.lockfile import LockFile
 
@@ -132,8 +135,8 @@ class DbRetry:
             # A full disk must not fail a statement for want of a temporary file.
             "temp_store": "memory",
             "journal_size_limit": str(room.LOG_BYTES),
-            # As some builds of SQLite do not: what is deleted is not written to the log, or a large body would need as
-            # much room to go as it needed to come.
+            # Debian's SQLite writes zeros over what is deleted: a large body would need as much room to go as it needed
+            # to come.
             "secure_delete": "fast",
         }
         self._database = SqliteDatabase(
@@ -144,6 +147,8 @@ class DbRetry:
             check_same_thread=False,
         )
         self._rows = JournalRows(self._database, table)
+        self._pages: PageFile
+        """Behind the connection: set when it is opened."""
 
     @property
     def rows(self) -> int:
@@ -342,13 +347,13 @@ class DbRetry:
         """
         if not self._is_worth_giving_back():
             return False
-        if self._rows.can_shorten():
+        if self._pages.can_shorten():
             with self._transaction_alone():
-                self._rows.shorten(room.GIVE_BACK_BYTES)
+                self._pages.shorten(room.GIVE_BACK_BYTES)
         elif self.all_rows == 0:
             self.look()
             with self._translated():
-                self._rows.rebuild()
+                self._pages.rebuild()
         else:
             return False
         self._checkpoint("PASSIVE")
@@ -358,7 +363,7 @@ class DbRetry:
         if self.volatile:
             return False
         with self._translated():
-            file_bytes, emptied_bytes = self._rows.size_bytes_in_pages(), self._rows.emptied_bytes()
+            file_bytes, emptied_bytes = self._pages.size_bytes(), self._pages.emptied_bytes()
         disk = room.Disk(self._free_bytes(self._directory), max(0, self._growth_bytes()), emptied_bytes)
         return room.is_worth_giving_back(file_bytes, disk, self._floor_bytes)
 
@@ -384,7 +389,7 @@ class DbRetry:
             is_whole = False
             try:
                 with self._transaction():
-                    is_whole = self._rows.data_version() == self._data_version
+                    is_whole = self._pages.data_version() == self._data_version
                     self._rows.write_meta({"last_used_id": self.next_id - 1, "running": 0})
             except (JournalFull, JournalBusy, JournalDamaged) as exc:
                 is_whole = False
@@ -400,7 +405,7 @@ class DbRetry:
         stand = self._note.settled_stand() if is_folded else None
         try:
             # Behind the look at the file: what is written from here on shows in its times, or in a log that stays.
-            is_ours = self._rows.data_version() == self._data_version
+            is_ours = self._pages.data_version() == self._data_version
         except (sqlite3.Error, PeeweeException):
             is_ours = False
         self._database.close()
@@ -430,8 +435,9 @@ class DbRetry:
             make_private(self.path)
         self._database.connect()
         self._rows.connection = self._database.connection()  # type: ignore[no-untyped-call]
+        self._pages = PageFile(self._rows.connection)
         if not inode_and_size(self.path)[1]:
-            self._rows.make_shortenable()
+            self._pages.make_shortenable()
         for name, value in self._pragmas.items():
             self._rows.connection.execute(f"PRAGMA {name} = {value}")
 
@@ -460,7 +466,7 @@ class DbRetry:
         if (size_bytes := inode_and_size(self.path)[1]) >= _LONG_CHECK_BYTES:
             log.info("journal %s: %d MiB are checked and counted, since its last stop was not an orderly one or "
                      "something has touched it since", self.path, size_bytes >> 20)
-        return self._rows.quick_check()
+        return self._pages.quick_check()
 
     def _put_away(self, problem: str) -> Path:
         self._untouched = None
@@ -534,7 +540,7 @@ class DbRetry:
             rows.write_kept(self._kept)
             kept = rows.read_kept()
             rows.save(counts, used_id, {"schema": SCHEMA_VERSION, "uuid": journal_uuid, "running": 1})
-            self._data_version = rows.data_version()
+            self._data_version = self._pages.data_version()
             first_id, self.written_upto = rows.bounds()
             # Used before and empty now: SQLite may give these ids to another program's messages.
             self._never_ours = [(LOWEST_ID, first_id - 1), (self.written_upto + 1, used_id)]
@@ -587,7 +593,7 @@ class DbRetry:
     def look(self) -> None:
         """Raise `OutsideChange` when another program has written to the file since the last transaction."""
         with self._translated():
-            if self._rows.data_version() != self._data_version:
+            if self._pages.data_version() != self._data_version:
                 raise OutsideChange(f"journal {self.path}: another program has written to it")
 
     def take_in(self, read_upto: int, known: Sequence[Run]) -> int:
@@ -610,7 +616,7 @@ class DbRetry:
         rows = self._rows
         with self._transaction():
             # Inside: nobody else can write from here to the commit.
-            version = rows.data_version()
+            version = self._pages.data_version()
             counts = rows.count()
             unread = merged(gaps(known, read_upto), self._never_ours, [(self.written_upto + 1, 2**63 - 1)])
             strange = sorted({*rows.ids_in(unread), *rows.misplaced()})
@@ -660,7 +666,7 @@ class DbRetry:
     def _note_failure(self) -> None:
         # What failed is no change of another program's, though SQLite counts it as one.
         with self._translated():
-            self._data_version = self._rows.data_version()
+            self._data_version = self._pages.data_version()
 
     def _commit(self, transaction: Transaction, need: room.Need) -> None:
         counts = self._counts.copy()
@@ -734,7 +740,7 @@ class DbRetry:
         disk = room.Disk(free_bytes, self._reckoned().unfolded_bytes, emptied_bytes=0)
         if room.fits(transaction, need, disk, self._floor_bytes):
             return True
-        disk = room.Disk(free_bytes, self._looked().unfolded_bytes, self._rows.emptied_bytes())
+        disk = room.Disk(free_bytes, self._looked().unfolded_bytes, self._pages.emptied_bytes())
         return room.fits(transaction, need, disk, self._floor_bytes)
 
     def _reckoned(self) -> room.Reckoning:
@@ -782,7 +788,7 @@ class DbRetry:
         if self.volatile:
             return 0
         with self._translated():
-            return self._rows.size_bytes_in_pages() - self._check_place()
+            return self._pages.size_bytes() - self._check_place()
 
     def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "TRUNCATE", *, patient: bool = False) -> bool:
         """Fold the write-ahead log into the file, as far as readers and the disk allow; TRUNCATE also empties it.
@@ -793,7 +799,7 @@ class DbRetry:
         try:
             # One that fails half-way has used up the room and freed none.
             if self.volatile or self._growth_bytes() <= self._free_bytes(self._directory):
-                return self._rows.checkpoint(mode, patient=patient)
+                return self._pages.checkpoint(mode, patient=patient)
         except (sqlite3.Error, JournalDamaged) as exc:
             log.debug("journal %s: checkpoint: %s", self.path, exc)
         return False
