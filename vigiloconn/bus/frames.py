@@ -6,9 +6,9 @@ py-amqp's own serialization, so a test can hold the result against what the libr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from struct import Struct, pack
 from struct import error as StructError
-from struct import pack
 from typing import Any
 
 from amqp.basic_message import Message
@@ -21,6 +21,8 @@ from vigiloconn.kit.limits import MAX_NAME_BYTES
 _BASIC = 60
 _PUBLISH = 40
 _FRAME_END = b"\xce"
+_pack_body_size = Struct(">Q").pack
+_pack_frame_size = Struct(">I").pack
 #: Octets of a frame that are not payload: type, channel, size, end.
 _FRAME_OVERHEAD = 8
 #: Properties that stand behind `message_id`, and the octets of the flags before all of them: AMQP 0-9-1 reference,
@@ -84,29 +86,38 @@ class PublishFrames:
             raise BadMessage(f"properties of {len(whole)} bytes: expected less than a frame, {frame_max}")
         method = pack(">HH", _BASIC, _PUBLISH) + arguments
         self._method_frame = pack(">BHI", 1, channel_id, len(method)) + method + _FRAME_END
-        self._heads: dict[int, bytes] = {}
+        self._heads: dict[int, tuple[bytes, bytes, bytes]] = {}
 
-    def _head(self, id_length: int) -> bytes:
-        """Return the method frame and the header frame up to the body's size."""
+    def _head(self, id_length: int) -> tuple[bytes, bytes, bytes]:
+        """Return what stands before the body's size, the message id, and the size of a single body frame."""
         if id_length > MAX_NAME_BYTES:
             raise BadMessage(f"message_id of {id_length} bytes: expected at most {MAX_NAME_BYTES}")
         payload = 12 + len(self._properties) + 1 + id_length + len(self._behind)
-        return self._method_frame + pack(">BHIHH", 2, self._channel_id, payload, _BASIC, 0)
+        return (
+            self._method_frame + pack(">BHIHH", 2, self._channel_id, payload, _BASIC, 0),
+            self._properties + pack(">B", id_length),
+            self._behind + _FRAME_END + pack(">BH", 3, self._channel_id),
+        )
 
     def render(self, body: bytes, message_id: bytes) -> bytes:
         """Return all the bytes of one publish. Raises `BadMessage` for a `message_id` of more than 255 bytes."""
+        return b"".join(self.pieces(body, message_id))
+
+    def pieces(self, body: bytes, message_id: bytes) -> Sequence[bytes]:
+        """Return what `render` does before it is joined: those of many publishes are joined once, and copied once."""
         id_length = len(message_id)
         head = self._heads.get(id_length)
         if head is None:
             head = self._heads[id_length] = self._head(id_length)
+        before_size, before_id, before_body = head
         size = len(body)
         if 0 < size <= self._chunk:
-            return b"".join((
-                head, pack(">Q", size), self._properties, pack(">B", id_length), message_id, self._behind,
-                pack(">BBHI", 0xCE, 3, self._channel_id, size), body, _FRAME_END,
-            ))  # fmt: skip
-        parts = [head, pack(">Q", size), self._properties, pack(">B", id_length), message_id, self._behind, _FRAME_END]
+            return (
+                before_size, _pack_body_size(size), before_id, message_id, before_body, _pack_frame_size(size), body,
+                _FRAME_END,
+            )  # fmt: skip
+        parts = [before_size, _pack_body_size(size), before_id, message_id, self._behind, _FRAME_END]
         for start in range(0, size, self._chunk):
             piece = body[start : start + self._chunk]
             parts += (pack(">BHI", 3, self._channel_id, len(piece)), piece, _FRAME_END)
-        return b"".join(parts)
+        return parts

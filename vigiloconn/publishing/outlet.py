@@ -332,6 +332,7 @@ class Outlet:
         tokens: list[Token] = []
         size = 0
         prefix = self._journal.uuid.encode() + b"-"
+        log_traffic = self._settings.bus.log_traffic
         while queue and len(tokens) < limit and size < _BUFFER_BYTES:
             record = queue[0]
             try:
@@ -353,11 +354,10 @@ class Outlet:
             else:
                 queue.popleft()
                 name = b"%d" % record.id
-            if self._settings.bus.log_traffic:
+            if log_traffic:
                 log.debug("to %s: %s", self.exchange, body)
-            frame = frames.render(body, prefix + name)
-            size += len(frame)
-            parts.append(frame)
+            parts += frames.pieces(body, prefix + name)
+            size += len(body)
             tokens.append(token)
         return b"".join(parts), tokens
 
