@@ -99,7 +99,7 @@ def test_messages_are_written_to_a_stopped_publisher_only_up_to_the_memory(path:
     for _ in range(5):
         crank.put(4)
         crank.provider.cycle()
-    assert crank.provider.stats()["backup_out_buf"] == 8
+    assert crank.provider.stats()["backup_out_buf"] == 10
     assert numbers(crank.take()) == list(range(1, 21))
     crank.close()
 

@@ -32,20 +32,25 @@ def test_new_messages_go_on_from_memory_in_order(ahead: ReadAhead) -> None:
 
 def test_what_does_not_fit_is_read_back_once_little_is_left_and_newer_ones_do_not_overtake_it(ahead: ReadAhead) -> None:
     ahead.add_new(records(1, 8), must_keep=False)
-    ahead.add_new(records(9, 11), must_keep=False)
-    ahead.add_new(records(12, 12), must_keep=False)
-    assert (len(ahead), ahead.last_id, ahead.read_upto) == (8, 12, 8)
-    assert taken(ahead, 3) == [1, 2, 3]
-    assert (ahead.wants_any(), ahead.wanted().after_id) == (False, None)
-    assert taken(ahead, 1) == [4]
-    assert (ahead.wants_any(), ahead.wanted().after_id) == (True, 8)
-    ahead.add_page(records(9, 11), 12)
-    assert (ahead.wants_any(), ahead.read_upto) == (False, 11)
-    ahead.add_new(records(13, 13), must_keep=False)
-    assert taken(ahead) == [5, 6, 7, 8, 9, 10, 11]
-    ahead.add_page(records(12, 13), 13)
+    ahead.add_new(records(9, 13), must_keep=False)
     ahead.add_new(records(14, 14), must_keep=False)
-    assert taken(ahead) == [12, 13, 14]
+    assert (len(ahead), ahead.last_id, ahead.read_upto) == (10, 14, 10)
+    assert taken(ahead, 5) == [1, 2, 3, 4, 5]
+    assert (ahead.wants_any(), ahead.wanted().after_id) == (False, None)
+    assert taken(ahead, 1) == [6]
+    assert (ahead.wants_any(), ahead.wanted().after_id) == (True, 10)
+    ahead.add_page(records(11, 13), 14)
+    assert (ahead.wants_any(), ahead.read_upto) == (False, 13)
+    ahead.add_new(records(15, 15), must_keep=False)
+    assert taken(ahead) == [7, 8, 9, 10, 11, 12, 13]
+    ahead.add_page(records(14, 15), 15)
+    ahead.add_new(records(16, 16), must_keep=False)
+    assert taken(ahead) == [14, 15, 16]
+
+
+def test_as_much_of_a_group_as_there_is_room_for_goes_on_from_memory(ahead: ReadAhead) -> None:
+    ahead.add_new(records(1, 25), must_keep=False)
+    assert (taken(ahead), ahead.wanted().after_id) == (list(range(1, 11)), 10)
 
 
 def test_a_waiting_backlog_is_read_at_the_first_taking(ahead: ReadAhead) -> None:
@@ -77,7 +82,7 @@ def test_after_damage_what_is_in_the_table_only_is_passed_over_and_memory_goes_o
     ahead.take(2)
     ahead.skip_to_end()
     ahead.add_new(records(21, 21), must_keep=False)
-    assert (taken(ahead), ahead.wants_any()) == ([3, 21], False)
+    assert (taken(ahead), ahead.wants_any()) == ([*range(3, 11), 21], False)
 
 
 def test_what_is_in_memory_only_is_kept_beyond_the_room(ahead: ReadAhead) -> None:

@@ -103,15 +103,17 @@ class ReadAhead:
         return Wanted(self.read_upto if self._is_page_wanted else None, dict(self._held_wanted))
 
     def add_new(self, records: Sequence[Record], *, must_keep: bool) -> None:
-        """Messages have been accepted: they go on from memory where nothing older is left in the table.
+        """Messages have been accepted: as many as there is room for go on from memory, where nothing older is left in
+        the table.
 
         `must_keep`: they are in memory only.
         """
-        keep = must_keep or self.has_room(len(records))
+        room = self._capacity - len(self._memory) if self.has_room(0) else 0
+        kept = records if must_keep else records[:room]
         self.last_id = records[-1].id
-        if keep:
-            self._extend(records)
-            self.read_upto = self.last_id
+        if kept:
+            self._extend(kept)
+            self.read_upto = kept[-1].id
 
     def add_page(self, page: Sequence[Record], last_id: int) -> None:
         """A page has been read, of a table that ended at `last_id`."""
