@@ -209,6 +209,19 @@ def test_a_line_over_the_limit_is_skipped_and_the_connection_goes_on(running: Ru
     assert running.stat("connections_total") == 1
 
 
+def test_many_greedy_writers_that_wait_hold_little_of_what_they_write(running: Running) -> None:
+    writers = [running.writer() for _ in range(50)]
+    wait_until(lambda: running.stat("connections") == 50)
+    running.sink.room.clear()
+    for writer in writers:
+        writer.sendall(line(1) * 2000)
+    wait_until(lambda: running.sink.waiting == 50)
+    running.sink.room.set()
+    wait_until(lambda: len(running.sink.messages()) == 100_000)
+    held = sum(len(batch.items) * len(line(1)) for batch in running.sink.batches[:50])
+    assert held <= 1 << 20
+
+
 def test_an_endless_line_takes_no_memory(tmp_path: Path) -> None:
     splitter = LineSplitter(1000)
     parts = [part for _ in range(1000) for part in splitter.feed(b"z" * 900)]

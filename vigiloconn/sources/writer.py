@@ -25,8 +25,11 @@ from vigiloconn.sources.readiness import Readiness, Seat
 
 log = logging.getLogger(__name__)
 
-#: One `recv`: hundreds of lines of a busy writer.
+#: One `recv`: hundreds of lines of a busy writer. While it has to wait it keeps them, four times as large as they came;
+#: so all writers share a budget, down to what is still worth a call.
 _RECV_BYTES = 65536
+_LEAST_RECV_BYTES = 16384
+_SHARED_RECV_BYTES = 1 << 20
 #: Lines parsed and put at a time; about a millisecond of work.
 _SLICE_LINES = 1000
 #: A writer with more questions than this open waits until some are answered.
@@ -45,6 +48,8 @@ class Reception:
         """Lines that come one by one may gather for `gather_s` before they are read."""
         self.sink = sink
         self.max_line_bytes = max_line_bytes
+        self.writers = 0
+        """Connections that are read."""
         self.received = 0
         """Lines that the sink has taken."""
         self.malformed = 0
@@ -54,6 +59,11 @@ class Reception:
         self.malformed_log = RateLimitedLog(log)
         self.too_long_log = RateLimitedLog(log)
         self.unread_log = RateLimitedLog(log)
+
+    @property
+    def recv_bytes(self) -> int:
+        """How much is read of one writer at a time."""
+        return max(_LEAST_RECV_BYTES, min(_RECV_BYTES, _SHARED_RECV_BYTES // max(1, self.writers)))
 
     def stats(self) -> dict[str, float]:
         """Return the counts, name -> number."""
@@ -119,6 +129,16 @@ class WriterConnection:
     def run(self) -> None:
         """Read to the end of the stream, then wait until every sync line has its answer."""
         self._seat = self._shared.readiness.seat(self._sock.fileno())
+        self._shared.writers += 1
+        try:
+            self._read_all()
+        finally:
+            self._shared.writers -= 1
+        while self._asked and not self._broken:
+            self._answered.clear()
+            self._answered.wait()
+
+    def _read_all(self) -> None:
         while not self._broken and (data := self._receive()):
             self._take_all(self._splitter.feed(data))
         if self._cut_off and self._splitter.unfinished_bytes:
@@ -126,9 +146,6 @@ class WriterConnection:
                         self._shared.path, self._splitter.unfinished_bytes)
         elif not self._broken:
             self._take_all(self._splitter.finish())
-        while self._asked and not self._broken:
-            self._answered.clear()
-            self._answered.wait()
 
     def stop_reading(self) -> None:
         """Let the writer add no more. What it has written already is still read."""
@@ -162,10 +179,11 @@ class WriterConnection:
             asked_s = time.monotonic()
             try:
                 self._wait_for_data()
-                data: bytes = self._sock.recv(_RECV_BYTES)
+                recv_bytes = self._shared.recv_bytes
+                data: bytes = self._sock.recv(recv_bytes)
                 self._turns.waited_since(asked_s)
                 self._shared.readiness.took(len(data))
-                self._is_drained = len(data) < _RECV_BYTES
+                self._is_drained = len(data) < recv_bytes
                 return data
             except ConnectionError:
                 # The peer closed without reading our answers. All that it wrote was read before: an end like any other.
