@@ -380,6 +380,39 @@ def test_a_letter_under_way_when_the_bus_is_lost_is_not_sent_again_for_the_redel
     assert len(made.letters.sent) == 1
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_letter_under_way_at_a_stop_is_waited_for_and_its_message_acknowledged(
+    bus: Callable[..., Bus], workers: int
+) -> None:
+    made = bus(workers=workers)
+    channel = made.channel
+    made.deliver(b"no")
+    letter = made.wait_letter(1)
+    made.supervisor.stop()
+    wait_for(lambda: made.handler._stopping)
+    gevent.sleep(0.01)
+    assert channel.unsettled == [1]
+    letter.result.set(None)
+    wait_for(lambda: not channel.is_open)
+    assert channel.unsettled == []
+    assert made.handler.dead_lettered == 1
+
+
+def test_a_letter_that_is_not_confirmed_in_the_time_of_a_stop_ends_neither_late_nor_acknowledged(
+    bus: Callable[..., Bus], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = bus()
+    made.supervisor.stop_timeout_s = 0.3
+    channel = made.channel
+    made.deliver(b"no")
+    made.wait_letter(1)
+    made.supervisor.stop()
+    wait_for(lambda: not channel.is_open)
+    assert channel.unsettled == [1]
+    made.close()
+    assert "did not stop in time" not in caplog.text
+
+
 # --- not now ----------------------------------------------------------------------------------------------------------
 
 

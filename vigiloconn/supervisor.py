@@ -137,6 +137,7 @@ class Supervisor:
         self._life: dict[Handler, Life] = {}
         self._helpers: dict[Greenlet[..., Any], Handler | None] = {}
         self._stopping = Event()
+        self._share_ends_s = 0.0
         self._deadline = 0.0
 
     @property
@@ -204,6 +205,10 @@ class Supervisor:
         if not self._stopping.is_set():
             return self.stop_timeout_s
         return max(0.0, self._deadline - self._clock())
+
+    def share_s(self) -> float:
+        """Return the seconds that are left of the stop for the part that is asked to stop now; then it is ended."""
+        return max(0.0, min(self.remaining_s(), self._share_ends_s - self._clock()))
 
     def _spawn_life(self, handler: Handler) -> Greenlet[..., Any]:
         greenlet: Greenlet[..., Any] = Job(self._live, handler)
@@ -284,12 +289,14 @@ class Supervisor:
             self._deadline = self._clock() + self.stop_timeout_s
         living = [handler for handler in self._started if handler in self._lives]
         for left, handler in zip(range(len(living), 0, -1), reversed(living), strict=True):
+            # An equal share of what is left: one that hangs must not use up the time of those that save data.
+            share_s = max(_KILL_GRACE_S, self.remaining_s() / left)
+            self._share_ends_s = self._clock() + share_s
             # The others still have their data to save.
             if failed := failure_of(handler.stop_service):
                 log.error("%s could not be asked to stop", handler.name, exc_info=failed)
             life = self._lives[handler]
-            # An equal share of what is left: one that hangs must not use up the time of those that save data.
-            life.join(timeout=max(_KILL_GRACE_S, self.remaining_s() / left))
+            life.join(timeout=share_s)
             if not life.dead:
                 log.warning("%s did not stop in time and was ended", handler.name)
                 life.kill(block=True, timeout=_KILL_GRACE_S)

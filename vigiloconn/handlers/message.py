@@ -45,6 +45,8 @@ MAX_BODY_BYTES = 1024 * 1024
 #: After this time of work timers and other greenlets get a turn.
 _TURN_S = 0.02
 _CLOSE_S = 1.0
+#: Of a stop's time, what is left for the acknowledgements when a letter's confirm is no longer waited for.
+_LAST_WORDS_S = 0.2
 #: After "not now": how long until it is looked whether it goes on.
 _FIRST_PROBE_S = 0.5
 _MAX_PROBE_S = 30.0
@@ -528,7 +530,10 @@ class MessageHandler(Handler):
         return True
 
     def _wait_for(self, delivery: Delivery, seconds: float, result: Answer | None = None) -> bool:
-        """Wait for that time or until the result is there; False when the delivery must be left."""
+        """Wait for that time or until the result is there; False when the delivery must be left.
+
+        A stop does not end the wait for a result at once: what is under way would be sent again by the next start.
+        """
         deadline_s = time.monotonic() + seconds
         nudge = Event()
 
@@ -539,10 +544,14 @@ class MessageHandler(Handler):
         if result is not None:
             result.rawlink(notice)
         try:
-            while not self._must_leave_delivery(delivery):
+            while not self._source.is_stale(delivery) and not (self._stopping and result is None):
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or (result is not None and result.ready()):
                     return True
+                if self._stopping:
+                    left_s = min(left_s, self.supervisor.share_s() - _LAST_WORDS_S)
+                    if left_s <= 0:
+                        return False
                 nudge.clear()
                 nudge.wait(left_s)
             return False
