@@ -148,8 +148,8 @@ def test_the_position_moves_too_when_no_line_was_a_message(house: House) -> None
 
 
 def test_while_the_disk_is_full_lines_wait_in_the_file_whatever_their_policy(house: House) -> None:
-    enough = house.crank.journal._free_bytes
-    house.crank.journal._free_bytes = lambda directory: 0
+    enough = house.crank.journal._space._free_bytes
+    house.crank.journal._space._free_bytes = lambda directory: 0
     house.path.write_bytes(b"perf|1|h|load|1\n")
     house.follower.take()
     house.crank.provider.cycle()
@@ -157,7 +157,7 @@ def test_while_the_disk_is_full_lines_wait_in_the_file_whatever_their_policy(hou
     assert house.follower.stats()["follow_lag_bytes"] == 16
     house.crank.monotonic.now_s += 5.0
     assert house.follower.stats()["follow_lag_s"] == 5.0
-    house.crank.journal._free_bytes = enough
+    house.crank.journal._space._free_bytes = enough
     house.turn()
     assert (house.position(), house.follower.stats()["follow_lag_bytes"]) == (16, 0)
     assert (house.crank.provider.stats()["dropped"], house.follower.stats()["follow_lag_s"]) == (0, 0.0)

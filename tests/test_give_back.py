@@ -35,7 +35,7 @@ def drain(journal: DbRetry, messages: int, left: int) -> list[int]:
     records = [record for _ in range(messages // 500) for record in append(journal, 500, size=2000)]
     gone = records[: messages - left]
     journal.apply(Transaction(discards=[(gone[0].id, gone[-1].id)]))
-    journal._checkpoint()
+    journal._space.checkpoint()
     return [record.id for record in records[messages - left :]]
 
 
@@ -136,7 +136,7 @@ def test_a_journal_gives_back_by_itself_a_little_now_and_then_idle_or_not(path: 
         crank.provider.cycle()
     crank.provider.discard(record.id for record in crank.take())
     crank.provider.cycle()
-    crank.journal._checkpoint()
+    crank.journal._space.checkpoint()
     before = path.stat().st_size
     crank.monotonic.now_s += 9.0
     crank.put()

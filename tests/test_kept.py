@@ -200,12 +200,12 @@ def test_on_a_full_disk_changes_are_made_and_neither_messages_nor_their_texts(pa
     first, second, _ = crank.take()
     crank.provider.put(batch("2"))
     crank.provider.discard([first.id])
-    enough = crank.journal._free_bytes
-    crank.journal._free_bytes = lambda directory: 3 << 20
+    enough = crank.journal._space._free_bytes
+    crank.journal._space._free_bytes = lambda directory: 3 << 20
     crank.provider.cycle()
     assert (first.id in crank.stored(), second.id in crank.stored()) == (False, True)
     assert (stored(path), len(crank.stored())) == ({NAME: "1"}, 2)
-    crank.journal._free_bytes = enough
+    crank.journal._space._free_bytes = enough
     crank.monotonic.now_s += 10.0
     crank.provider.cycle()
     assert (stored(path), len(crank.stored())) == ({NAME: "2"}, 3)
@@ -217,17 +217,17 @@ def test_where_only_half_of_a_group_finds_room_the_text_is_that_of_the_last_one_
     body = b'{"type": "event", "text": "%s"}' % (b"x" * 1000)
     for at in range(4):
         crank.provider.put(Batch([(EVENT, body)] * 200, 200 * len(body), kept={NAME: str(at)}))
-    enough = crank.journal._free_bytes
+    enough = crank.journal._space._free_bytes
     half = room.need_of(Transaction(appends=[Record(id, EVENT, body, 1.0) for id in range(400)], kept={NAME: "1"}))
-    unfolded_bytes = crank.journal._growth_bytes()
-    crank.journal._free_bytes = lambda directory: (
+    unfolded_bytes = crank.journal._space.growth_bytes()
+    crank.journal._space._free_bytes = lambda directory: (
         (8 << 20) + unfolded_bytes + half.log_bytes + half.growth_bytes + 4096
     )  # fmt: skip
     crank.provider.cycle()
     assert (stored(path), crank.stored()) == ({}, [])
     crank.provider.cycle()
     assert (stored(path), len(crank.stored())) == ({NAME: "1"}, 400)
-    crank.journal._free_bytes = enough
+    crank.journal._space._free_bytes = enough
     crank.monotonic.now_s += 10.0
     crank.provider.cycle()
     assert (stored(path), len(crank.stored())) == ({NAME: "3"}, 800)

@@ -91,10 +91,10 @@ def test_the_need_is_never_less_than_what_a_transaction_takes(tmp_path: Path, si
         before = journal.path.stat().st_size
         journal.apply(transaction)
         logged = log.stat().st_size
-        journal._checkpoint()
+        journal._space.checkpoint()
         return logged, journal.path.stat().st_size - before
 
-    journal._checkpoint()
+    journal._space.checkpoint()
     half = len(new) // 2
     for transaction in (
         Transaction(appends=new),
@@ -114,7 +114,7 @@ def test_what_is_in_the_log_only_fits_into_the_reserve_however_much_room_there_i
     new = records(2000, 700)
     for at in range(0, 2000, 100):
         journal.apply(Transaction(appends=new[at : at + 100]))
-        assert journal._growth_bytes() <= MIB // 2
+        assert journal._space.growth_bytes() <= MIB // 2
     journal.close()
 
 
@@ -132,9 +132,9 @@ def test_what_is_reckoned_of_log_and_file_is_never_less_than_what_a_look_finds(t
         new = [Record(first_id + at, KEY, b"x" * size, 1.0) for at in range(count)]
         old = [(first_id - count, first_id - 1)] if chance.random() < 0.5 else []
         journal.apply(Transaction(appends=new, discards=old))
-        if (reckoned := journal._reckoning) is not None:
+        if (reckoned := journal._space.reckoning) is not None:
             looks += 1
-            assert reckoned.unfolded_bytes >= journal._growth_bytes()
-            assert reckoned.log_bytes >= journal._log_bytes()
+            assert reckoned.unfolded_bytes >= journal._space.growth_bytes()
+            assert reckoned.log_bytes >= journal._space.log_bytes()
     assert looks > 100
     journal.close()

@@ -157,7 +157,7 @@ def test_a_discard_larger_than_the_reserve_is_done_in_steps(small_disk: Path) ->
     accepted = append_in_portions(journal, 2000, size=300)
     others = append_in_portions(journal, 600, size=100)
     journal.apply(Transaction(holds=[("gone", r) for r in others]))
-    journal._checkpoint()
+    journal._space.checkpoint()
     fill_disk(small_disk)
     journal.apply(Transaction(discards=[(1, accepted[-1].id)], held_discards=[(1, others[-2].id)]))
     assert (journal.rows, ids(journal), held_ids(journal, "gone")) == (1, [], [others[-1].id])
@@ -169,7 +169,7 @@ def test_a_discard_larger_than_the_reserve_is_done_in_steps(small_disk: Path) ->
 def test_with_the_reserve_spent_new_messages_do_not_eat_what_the_next_discard_needs(small_disk: Path) -> None:
     journal = reopened(small_disk / "backup.sqlite", reserve_bytes=512 * 1024)
     accepted = append_in_portions(journal, 2000, size=100)
-    journal._checkpoint()
+    journal._space.checkpoint()
     fill_disk(small_disk)
     journal.apply(Transaction(discards=[(1, accepted[999].id)]))
     again = fill_journal(journal)  # what fits into the emptied pages

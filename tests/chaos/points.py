@@ -27,6 +27,7 @@ class Point(NamedTuple):
 
 
 _STORE = "vigiloconn.journal.store:DbRetry"
+_SPACE = "vigiloconn.journal.space:Space"
 _ROWS = "vigiloconn.journal.rows:JournalRows"
 _PROVIDER = "vigiloconn.handlers.backup:BackupProvider"
 _CHANNEL = "vigiloconn.bus.confirms:ConfirmChannel"
@@ -61,8 +62,8 @@ STARTING = (
 #: At the stop, and when the log is folded.
 STOPPING = (
     Point("before the journal is closed", "before", f"{_STORE}.close"),
-    Point("before the log is folded", "before", f"{_STORE}._checkpoint"),
-    Point("the log is folded", "after", f"{_STORE}._checkpoint"),
+    Point("before the log is folded", "before", f"{_SPACE}.checkpoint"),
+    Point("the log is folded", "after", f"{_SPACE}.checkpoint"),
 )
 #: While messages come from the bus.
 CONSUMING = (

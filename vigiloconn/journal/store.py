@@ -28,11 +28,9 @@ from vigiloconn.journal.clock import JournalClock, Stamp
 from vigiloconn.journal.closing import ClosingNote, Totals
 from vigiloconn.journal.counts import Counts
 from vigiloconn.journal.files import (
-    LogBlocked,
     NoRoom,
     Reserve,
     check_place,
-    disk_bytes,
     free_bytes,
     inode_and_size,
     lengthen,
@@ -44,6 +42,7 @@ from vigiloconn.journal.files import (
 from vigiloconn.journal.pagefile import PageFile
 from vigiloconn.journal.rows import JournalRows, kept_in_file
 from vigiloconn.journal.runs import LOWEST_ID, Run, gaps, merged
+from vigiloconn.journal.space import Space
 from vigiloconn.journal.tables import PREFIX
 from vigiloconn.journal.transaction import OpenReport, ParkedRecord, StoredRecord, Transaction
 from vigiloconn.kit.lockfile import LockFile
@@ -63,8 +62,6 @@ _COLUMNS = [("id", 1), ("msg", 0)]
 #: Rows that are taken over from there at a time.
 _PORTION_ROWS = 1000
 _BUSY_TIMEOUT_S = 0.25
-#: With less than this free beside the floor the log takes no room before it needs it.
-_PLENTY_BYTES = 16 * room.LOG_BYTES
 #: To check so much and more takes a second or many on a slow disk, and is said.
 _LONG_CHECK_BYTES = 64 << 20
 
@@ -102,33 +99,27 @@ class DbRetry:
         self.volatile = os.fspath(path) == ":memory:"
         # Resolved, so that two names of one file meet at one lock.
         self.path = Path(path) if self.volatile else Path(os.path.realpath(path))
-        self._file, self._directory = os.fspath(self.path), self.path.parent
         self._translation = Translated(self.path)
         self.uuid = ""
         self.next_id = 1
         self.outside_changes = 0
         """How often what another program wrote was taken in."""
         self.clock = clock or JournalClock()
-        self._free_bytes = free_bytes
-        self._min_free_bytes = min_free_bytes
-        self._floor_bytes = 0
         self._counts = Counts()
         self._data_version = 0
         self._never_ours: list[Run] = []
-        self._reckoning: room.Reckoning | None = None
-        """None while nothing is known of the log without a look."""
         self.written_upto = 0
         """The highest id that was given to a row of the main table."""
         self._opened = Stamp(0.0, None)
         self._kept: dict[str, str] = {}
         """What is stored of kept texts: a file that is set aside may not give them any more."""
-        self._inode = (0, 0)
         advice = ": stop it, or name another file in backup_file"
         self._lock = LockFile(f"{self.path}.lock", name="journal lock", advice=advice, mode=0o600)
         self._note = ClosingNote(self.path, table)
         self._untouched: Totals | None = None
         """What the file was left with, where nobody has touched it since."""
-        self._reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes, free_bytes)
+        reserve = Reserve(Path(f"{self.path}.reserve"), 0 if self.volatile else reserve_bytes, free_bytes)
+        self._space = Space(self.path, self.volatile, reserve, min_free_bytes, free_bytes)
         self._pragmas = {
             "synchronous": synchronous,
             "cache_size": "-2000",
@@ -199,9 +190,9 @@ class DbRetry:
             self._database.close()
             self._lock.release()
             raise
-        if not self._reserve.keep():
+        if not self._space.reserve.keep():
             lacking = "journal %s: no room for a reserve of %d bytes: on a full disk nothing can be discarded"
-            log.warning(lacking, self.path, self._reserve.size_bytes)
+            log.warning(lacking, self.path, self._space.reserve.size_bytes)
         return OpenReport(aside, problem, self.rows, False)
 
     def lay_out_log(self) -> None:
@@ -210,7 +201,7 @@ class DbRetry:
         A commit that makes it longer has the disk note its size as well, which costs as much as the commit itself.
         SQLite takes zeros behind its log's end for what they are: nothing.
         """
-        if self.volatile or self._free_bytes(self._directory) < self._floor_bytes + _PLENTY_BYTES:
+        if not self._space.has_plenty():
             return
         try:
             # Inside: nobody else can write to the log, nor shorten it, while its end is looked for.
@@ -228,9 +219,9 @@ class DbRetry:
         `OutsideChange` when `take_in` must come first.
         """
         if transaction.accepts:
-            self._check_log()
+            self._space.check_log()
         need = room.need_of(transaction)
-        if self._fits(transaction, need):
+        if self._space.fits(transaction, need):
             try:
                 self._commit(transaction, need)
             except NoRoom:
@@ -238,12 +229,7 @@ class DbRetry:
                 self._commit_in_parts(transaction)
         else:
             self._commit_in_parts(transaction)
-        most_bytes = self._reserve.size_bytes // 2
-        if self._reckoned().unfolded_bytes > most_bytes > 0 and self._looked().unfolded_bytes > most_bytes:
-            # What is in the log only must fit into the reserve, or on a full disk the log could never be emptied.
-            self._checkpoint("PASSIVE")
-        if self._reserve.is_missing:
-            self._reserve.keep()
+        self._space.tend()
 
     def peek(self, after_id: int, limit: int, max_bytes: int) -> list[StoredRecord]:
         """Return up to `limit` oldest messages with ids above `after_id`. Leaves them stored.
@@ -301,12 +287,12 @@ class DbRetry:
         `apply` does: nothing is done then.
         """
         need = room.need_of(weight)
-        if not self._fits(weight, need):
-            self._checkpoint()
-            if not (self._fits(weight, need) or (not weight.grows and self._is_folded())):
-                raise self._no_room()
+        if not self._space.fits(weight, need):
+            self._space.checkpoint()
+            if not (self._space.fits(weight, need) or (not weight.grows and self._space.is_folded())):
+                raise self._space.no_room()
         if not self.volatile:
-            self._check_place()
+            self._space.check_place()
         counts = self._counts.copy()
         with self._transaction_alone():
             change(self._rows, counts)
@@ -338,14 +324,14 @@ class DbRetry:
 
         With `synchronous = normal` the log has to be folded for that, which is tried. Raises as `apply` does.
         """
-        return self.syncs_commits or (not self.volatile and self._checkpoint("PASSIVE"))
+        return self.syncs_commits or (not self.volatile and self._space.checkpoint("PASSIVE"))
 
     def give_back(self) -> bool:
         """Give the disk back a little of what a backlog has left empty; True when it is worth calling again.
 
         An older file has to be written anew for that, once, and is when it holds no message. Raises as `apply` does.
         """
-        if not self._is_worth_giving_back():
+        if not self._space.is_worth_giving_back():
             return False
         if self._pages.can_shorten():
             with self._transaction_alone():
@@ -356,16 +342,8 @@ class DbRetry:
                 self._pages.rebuild()
         else:
             return False
-        self._checkpoint("PASSIVE")
-        return self._is_worth_giving_back()
-
-    def _is_worth_giving_back(self) -> bool:
-        if self.volatile:
-            return False
-        with self._translated():
-            file_bytes, emptied_bytes = self._pages.size_bytes(), self._pages.emptied_bytes()
-        disk = room.Disk(self._free_bytes(self._directory), max(0, self._growth_bytes()), emptied_bytes)
-        return room.is_worth_giving_back(file_bytes, disk, self._floor_bytes)
+        self._space.checkpoint("PASSIVE")
+        return self._space.is_worth_giving_back()
 
     def start_afresh(self, problem: str) -> Path:
         """Set the file aside and begin a new one, with a new uuid. Returns where the old one is.
@@ -401,7 +379,7 @@ class DbRetry:
     def _fold_and_close(self, is_whole: bool) -> None:
         """Close the file, and note how it is left where nobody else has it open or has written to it."""
         # With patience: without a note the next start reads the whole file.
-        is_folded = self._checkpoint(patient=True) and is_whole and not self.volatile
+        is_folded = self._space.checkpoint(patient=True) and is_whole and not self.volatile
         stand = self._note.settled_stand() if is_folded else None
         try:
             # Behind the look at the file: what is written from here on shows in its times, or in a log that stays.
@@ -435,7 +413,7 @@ class DbRetry:
             make_private(self.path)
         self._database.connect()
         self._rows.connection = self._database.connection()  # type: ignore[no-untyped-call]
-        self._pages = PageFile(self._rows.connection)
+        self._pages = self._space.pages = PageFile(self._rows.connection)
         if not inode_and_size(self.path)[1]:
             self._pages.make_shortenable()
         for name, value in self._pragmas.items():
@@ -500,7 +478,7 @@ class DbRetry:
             return action()
         except NoRoom:
             self._database.close()
-            self._reserve.give_up()
+            self._space.reserve.give_up()
             return action()
 
     def _load(self) -> None:
@@ -544,9 +522,7 @@ class DbRetry:
             first_id, self.written_upto = rows.bounds()
             # Used before and empty now: SQLite may give these ids to another program's messages.
             self._never_ours = [(LOWEST_ID, first_id - 1), (self.written_upto + 1, used_id)]
-        if not self.volatile:
-            self._floor_bytes = room.floor_bytes(self._min_free_bytes, disk_bytes(self.path.parent))
-            self._inode = inode_and_size(self.path)[0]
+        self._space.settle()
         self._counts, self._opened, self.next_id, self.uuid = counts, opened, used_id + 1, journal_uuid
         self._kept = kept
 
@@ -558,8 +534,7 @@ class DbRetry:
         moved = 0
         while (portion := rows.first_of(_DEFAULT_TABLE, _PORTION_ROWS))[0]:
             count, size_bytes, upto = portion
-            spare_bytes = self._free_bytes(self._directory) - self._growth_bytes() - self._floor_bytes
-            if 5 * size_bytes > spare_bytes and not self.volatile:
+            if 5 * size_bytes > self._space.spare_bytes() and not self.volatile:
                 log.error("journal %s: no room to take over all that waits in its table tobus: the rest stays there "
                           "until the next start", self.path)
                 break
@@ -569,7 +544,7 @@ class DbRetry:
                 rows.save(counts, self.next_id + count - 1, {})
             self._counts, self.next_id = counts, self.next_id + count
             self.written_upto = self.next_id - 1
-            self._checkpoint("PASSIVE")
+            self._space.checkpoint("PASSIVE")
             moved += count
         if moved:
             log.info("journal %s: %d messages of its table tobus are taken over", self.path, moved)
@@ -607,8 +582,8 @@ class DbRetry:
             self._take_in(read_upto, known)
         except NoRoom:
             # Nothing can be deleted before this is done.
-            self._reserve.give_up()
-            self._checkpoint()
+            self._space.reserve.give_up()
+            self._space.checkpoint()
             self._take_in(read_upto, known)
         return self.written_upto
 
@@ -654,12 +629,12 @@ class DbRetry:
                     connection.execute("COMMIT")
 
     def _transaction(self) -> Begun:
-        self._reckoning = None
+        self._space.reckoning = None
         return Begun(self._rows.connection, self._translation)
 
     def _transaction_alone(self) -> Begun:
         """Begin a transaction on the file as it was left by us. Raises `OutsideChange` when it is not."""
-        self._reckoning = None
+        self._space.reckoning = None
         # Inside: nobody else can write from there to the end. What is deleted by its id must be ours.
         return Begun(self._rows.connection, self._translation, self.look, self._note_failure)
 
@@ -672,12 +647,12 @@ class DbRetry:
         counts = self._counts.copy()
         used_id = max(self.next_id - 1, transaction.appends[-1].id if transaction.appends else 0)
         if not self.volatile:
-            self._check_place()
-        reckoning = self._reckoning
+            self._space.check_place()
+        reckoning = self._space.reckoning
         with self._transaction_alone():
             self._write(transaction, counts, used_id)
         if reckoning is not None and not transaction.holds and not transaction.parks:
-            self._reckoning = reckoning.after(need)
+            self._space.reckoning = reckoning.after(need)
         self._counts = counts
         self._remember(transaction.kept)
         self.next_id = max(self.next_id, used_id + 1)
@@ -710,96 +685,16 @@ class DbRetry:
     def _commit_in_parts(self, transaction: Transaction) -> None:
         """Commit a transaction at once or, where there is no room for that, in halves, the older one first."""
         # The write-ahead log itself may hold the room that is wanted.
-        self._checkpoint()
+        self._space.checkpoint()
         need = room.need_of(transaction)
-        if self._fits(transaction, need) or (not transaction.grows and self._is_folded()):
+        if self._space.fits(transaction, need) or (not transaction.grows and self._space.is_folded()):
             try:
                 self._commit(transaction, need)
                 return
             except NoRoom:
                 # What has failed is in the log's file, and goes with it: nothing else was there.
-                self._checkpoint()
+                self._space.checkpoint()
         if not (parts := transaction.parts()):
-            raise self._no_room()
+            raise self._space.no_room()
         for part in parts:
             self._commit_in_parts(part)
-
-    def _is_folded(self) -> bool:
-        """Answer whether nothing in the log needs room in the file; the reserve is given up where the disk has none."""
-        free_bytes = self._free_bytes(self._directory)
-        if free_bytes < max(self._growth_bytes(), self._reserve.size_bytes):
-            self._reserve.give_up()
-            self._checkpoint()
-        return self._growth_bytes() <= 0
-
-    def _fits(self, transaction: Transaction, need: room.Need) -> bool:
-        """Answer whether the disk has room for a transaction that takes this much, and for what must be left."""
-        if self.volatile:
-            return True
-        free_bytes = self._free_bytes(self._directory)
-        disk = room.Disk(free_bytes, self._reckoned().unfolded_bytes, emptied_bytes=0)
-        if room.fits(transaction, need, disk, self._floor_bytes):
-            return True
-        disk = room.Disk(free_bytes, self._looked().unfolded_bytes, self._pages.emptied_bytes())
-        return room.fits(transaction, need, disk, self._floor_bytes)
-
-    def _reckoned(self) -> room.Reckoning:
-        """Return the most that can be in the log, without a look where it is known well enough."""
-        return self._reckoning or self._looked()
-
-    def _looked(self) -> room.Reckoning:
-        # A file that is shorter once the log is folded has no more room until then.
-        self._reckoning = room.Reckoning(max(0, self._growth_bytes()), self._log_bytes())
-        return self._reckoning
-
-    def _no_room(self) -> NoRoom:
-        free_bytes = self._free_bytes(self._directory)
-        return NoRoom(
-            f"journal {self.path}: the disk is full: {free_bytes} bytes are free, of which {self._floor_bytes} are "
-            "kept (journal_min_free); make room on it"
-        )
-
-    def _check_log(self) -> None:
-        """Raise `LogBlocked` when the log is too long and can't be folded."""
-        if self._reckoned().log_bytes <= room.LOG_MAX_BYTES or self._looked().log_bytes <= room.LOG_MAX_BYTES:
-            return
-        self._checkpoint()
-        if (log_bytes := self._log_bytes()) > room.LOG_MAX_BYTES:
-            raise LogBlocked(
-                f"journal {self.path}: a reader's open transaction keeps its log from being folded, which has "
-                f"{log_bytes} bytes; end that transaction"
-            )
-
-    def _log_bytes(self) -> int:
-        return 0 if self.volatile else inode_and_size(Path(f"{self.path}-wal"))[1]
-
-    def _check_place(self) -> int:
-        """Return the size of the file in bytes.
-
-        Raises `JournalDamaged` when it is not where it was: SQLite would go on writing to what nobody finds.
-        """
-        inode, size_bytes = inode_and_size(self._file)
-        if inode != self._inode:
-            raise JournalDamaged(f"journal {self.path}: the file was moved or deleted while in use")
-        return size_bytes
-
-    def _growth_bytes(self) -> int:
-        """Return by how much the next checkpoint makes the file grow."""
-        if self.volatile:
-            return 0
-        with self._translated():
-            return self._pages.size_bytes() - self._check_place()
-
-    def _checkpoint(self, mode: Literal["PASSIVE", "TRUNCATE"] = "TRUNCATE", *, patient: bool = False) -> bool:
-        """Fold the write-ahead log into the file, as far as readers and the disk allow; TRUNCATE also empties it.
-
-        True when all of it is folded, and so on the disk.
-        """
-        self._reckoning = None
-        try:
-            # One that fails half-way has used up the room and freed none.
-            if self.volatile or self._growth_bytes() <= self._free_bytes(self._directory):
-                return self._pages.checkpoint(mode, patient=patient)
-        except (sqlite3.Error, JournalDamaged) as exc:
-            log.debug("journal %s: checkpoint: %s", self.path, exc)
-        return False
