@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import tracemalloc
 from struct import pack
 from typing import Any
@@ -196,3 +198,51 @@ def test_every_method_frame_of_the_tests_is_split_as_it_was_made() -> None:
 def test_foreign_text_is_one_line_without_control_characters(text: object, shown: str) -> None:
     assert printable(text) == shown
     printable(text).encode()
+
+
+def _delivery(tag: int, body: bytes, channel: int = 3) -> bytes:
+    header = pack(">HHQH", 60, 0, len(body), 0x1000) + b"\x02"
+    pieces = [body[at : at + 4000] for at in range(0, len(body), 4000)]
+    frames = [(1, pack(">HH", 60, 60) + b"\x01t" + pack(">QB", tag, tag % 2) + b"\x00\x01q"), (2, header)]
+    return b"".join(
+        pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+        for kind, payload in [*frames, *((3, piece) for piece in pieces)]
+    )
+
+
+def _taken(stream: bytes, cuts: list[int], with_whole: bool) -> tuple[list[object], str]:
+    """Return what is made of a stream that comes in pieces, and what was wrong with it."""
+    found: list[object] = []
+
+    def on_content(*parts: bytes) -> None:
+        found.append(parts)
+
+    reader = ContentReader(on_content, 9000, on_content)  # type: ignore[arg-type]
+
+    def on_frame(kind: int, channel: int, buffer: bytes, start: int, stop: int) -> None:
+        if channel == 3:
+            reader.frame(kind, buffer[start:stop])
+        else:
+            found.append((kind, channel, buffer[start:stop]))
+
+    splitter = FrameSplitter(on_frame, {3: reader.whole} if with_whole else {})
+    try:
+        for begin, end in itertools.pairwise([0, *sorted(cuts), len(stream)]):
+            splitter.feed(stream[begin:end])
+    except Malformed as exc:
+        return found, str(exc)
+    return found, ""
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_deliveries_that_are_taken_whole_are_those_of_their_frames_whatever_comes(seed: int) -> None:
+    draw = random.Random(seed)
+    sizes = [0, 1, 10, 200, 3999, 4000, 4001, 8500, 12_000]
+    parts = [
+        _delivery(tag, draw.randbytes(draw.choice(sizes)), draw.choice([3, 3, 3, 4])) for tag in range(1, 40)
+    ]
+    stream = bytearray(b"".join(parts))
+    for _ in range(draw.choice([0, 0, 1, 2])):
+        stream[draw.randrange(len(stream))] = draw.choice([0, 1, 2, 3, 0xCE, 0xFF])
+    cuts = [draw.randrange(len(stream)) for _ in range(draw.choice([0, 3, 300]))]
+    assert _taken(bytes(stream), cuts, with_whole=True) == _taken(bytes(stream), cuts, with_whole=False)

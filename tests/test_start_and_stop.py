@@ -67,6 +67,7 @@ class Broker:
     def __init__(self) -> None:
         self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
         self.deliveries: dict[int, Any] = {}
+        self.contents: dict[int, Any] = {}
         self.bodies: list[bytes] = []
         self.connection = self
         self.channels = ChannelPool()

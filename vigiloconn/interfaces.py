@@ -146,6 +146,7 @@ class Connection(Protocol):
     confirms: dict[int, Callable[[int, bool, bool], None]]
     """channel id -> function of (delivery tag, multiple, is an ack)."""
     deliveries: dict[int, Callable[[int, bytes], None]]
+    contents: dict[int, Callable[[bytes, int, int, int], int]]
     """channel id -> function of (frame type, payload)."""
     refusal: BusRefused | None
     """What the broker said when it closed the connection because of something that we did."""

@@ -23,7 +23,7 @@ from gevent.lock import Semaphore
 
 from vigiloconn import __version__
 from vigiloconn.bus import pyamqp
-from vigiloconn.bus.inbound import HEARTBEAT, METHOD, FrameSplitter, Malformed
+from vigiloconn.bus.inbound import HEARTBEAT, METHOD, FrameSplitter, Malformed, TakeWhole
 from vigiloconn.errors import BusDown, BusRefused, LeaveBroker, NoChannel, SettingsError
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.kit.escape import printable
@@ -90,6 +90,8 @@ class BusConnection:
         """channel id -> function of (delivery tag, multiple, is an ack); called on the reader's greenlet."""
         self.deliveries: dict[int, Callable[[int, bytes], None]] = {}
         """channel id -> function of (frame type, payload) for deliveries' frames; called on the reader's greenlet."""
+        self.contents: dict[int, TakeWhole] = {}
+        """channel id -> what takes a delivery of several frames at once; called on the reader's greenlet."""
         self.refusal: BusRefused | None = None
         """What the broker said when it closed the connection because of something that we did."""
         self._name = name
@@ -103,7 +105,7 @@ class BusConnection:
         self._closing = False
         self._heard_at = self._wrote_at = clock()
         self._turns = Turns(clock)
-        self._frames = FrameSplitter(self._dispatch)
+        self._frames = FrameSplitter(self._dispatch, self.contents)
         self._library = self._make_library_connection()
 
     def _make_library_connection(self) -> pyamqp.Connection:
@@ -220,6 +222,7 @@ class BusConnection:
         self._frames.release()
         self.confirms.clear()
         self.deliveries.clear()
+        self.contents.clear()
         self.on_blocked = lambda blocked: None
 
     def _interrupt_connect(self) -> None:

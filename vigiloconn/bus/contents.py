@@ -7,8 +7,8 @@ that may publish could stop every consumer. Here properties stay as they came un
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct, unpack_from
 from struct import error as StructError
-from struct import unpack_from
 from typing import Any
 
 from amqp.exceptions import FrameSyntaxError
@@ -20,6 +20,17 @@ from vigiloconn.kit.escape import printable
 
 #: Octets of a content header before its property flags: class, weight, body size.
 _PROPERTIES_AT = 12
+#: Octets of a frame before its payload, with the one behind it, and what that one is.
+_HEAD, _FRAME_OVERHEAD, _FRAME_END = 7, 8, 0xCE
+_DELIVER = 60 << 16 | 60
+#: Octets of a content header's frame up to its property flags and its end, and of the smallest delivery.
+_HEADER_BYTES = _FRAME_OVERHEAD + _PROPERTIES_AT + 2
+_LEAST_BYTES = 2 * _FRAME_OVERHEAD + _HEADER_BYTES
+_method_head = Struct(">BHII").unpack_from
+_header_head = Struct(">BHI4xQ").unpack_from
+_kind_and_channel = Struct(">BH").unpack_from
+_frame_head = Struct(">BHI").unpack_from
+_tag_and_bits = Struct(">QB").unpack_from
 #: What the library lets out where bytes are not what it expects. It checks little before it unpacks.
 UNDECODABLE = (
     FrameSyntaxError, StructError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, OSError,
@@ -99,7 +110,7 @@ class Delivery:
         self.tag: int
         try:
             tag_at = 5 + method[4]
-            self.tag, bits = unpack_from(">QB", method, tag_at)
+            self.tag, bits = _tag_and_bits(method, tag_at)
             self._names_at = key_at = tag_at + 9
             key_at += 1 + method[key_at]
             is_whole = len(method) >= key_at + 1 + method[key_at]
@@ -139,7 +150,8 @@ class ContentReader:
     """Puts one channel's contents together and hands each to `on_content(method, header, body)`.
 
     A body of more than `max_bytes` is read past without being kept, and `on_too_large(method, header, size)` is called
-    instead, as soon as its size is known. `frame` is what `BusConnection.deliveries` wants; it raises `Malformed`.
+    instead, as soon as its size is known. `frame` is what `BusConnection.deliveries` wants, `whole` what its `contents`
+    do; both raise `Malformed`.
     Frames: AMQP 0-9-1 specification, sections 2.3.5.2 and 4.2.6.
     """
 
@@ -157,6 +169,43 @@ class ContentReader:
         self._missing = 0
         self._is_kept = False
         self._body = bytearray()
+
+    def whole(self, buffer: bytes, position: int, end: int, frame_max: int) -> int:
+        """Take the deliveries that begin at `position`, as far as they are whole and plain: three frames each.
+
+        Returns where it has stopped. What stands there, if anything does, is for `frame`, which has the say on what is
+        wrong with it.
+        """
+        if self._missing or self._body:
+            return position
+        largest = frame_max - _FRAME_OVERHEAD
+        _, own = _kind_and_channel(buffer, position)
+        while end - position >= _LEAST_BYTES:
+            kind, channel, method_size, method_id = _method_head(buffer, position)
+            header_at = position + _FRAME_OVERHEAD + method_size
+            if kind != METHOD or channel != own or method_id != _DELIVER:
+                break
+            if header_at + _HEADER_BYTES > end or method_size > largest:
+                break
+            header_kind, header_channel, header_size, body_size = _header_head(buffer, header_at)
+            body_at = header_at + _FRAME_OVERHEAD + header_size
+            after = body_at + _FRAME_OVERHEAD + body_size
+            if after > end or not 0 < body_size <= largest or body_size > self.max_bytes:
+                break
+            body_kind, body_channel, size = _frame_head(buffer, body_at)
+            if not (
+                header_kind == HEADER and body_kind == BODY and size == body_size
+                and header_channel == body_channel == channel and header_size >= _PROPERTIES_AT + 2
+                and buffer[header_at - 1] == buffer[body_at - 1] == buffer[after - 1] == _FRAME_END
+            ):  # fmt: skip
+                break
+            self._on_content(
+                buffer[position + _HEAD : header_at - 1],
+                buffer[header_at + _HEAD : body_at - 1],
+                buffer[body_at + _HEAD : after - 1],
+            )
+            position = after
+        return position
 
     def frame(self, kind: int, payload: bytes) -> None:
         """Take the next frame of the channel."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from struct import unpack_from
+from collections.abc import Callable, Mapping
+from struct import Struct
 
 from vigiloconn.errors import LeaveBroker
 from vigiloconn.kit.escape import printable
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+_head = Struct(">BHI").unpack_from
 _KINDS = (METHOD, HEADER, BODY, HEARTBEAT)
 _NAMES = {METHOD: "method", HEADER: "header", BODY: "body", HEARTBEAT: "heartbeat"}
 #: Octets before a frame's payload: type, channel, size; and the one behind it.
@@ -21,6 +22,10 @@ FRAME_MAX = 131072
 FRAME_MIN = 4096
 
 
+#: Takes what it knows as a whole from a buffer: (buffer, from, to, largest frame) -> where it has stopped.
+TakeWhole = Callable[[bytes, int, int, int], int]
+
+
 class Malformed(LeaveBroker):
     """Raised when what came is not what AMQP allows here: nothing behind it can be read."""
 
@@ -31,14 +36,19 @@ class Malformed(LeaveBroker):
 class FrameSplitter:
     """Calls `on_frame(kind, channel, buffer, start, stop)` for each frame; its payload is `buffer[start:stop]`.
 
+    What begins with a method on a channel of `whole` is offered there first, to be taken without a call a frame.
+
     An unfinished frame is kept in the pieces in which it came and joined once, so a slow one costs no more than a quick
     one. Raises `Malformed`. Frames: AMQP 0-9-1 specification, section 2.3.5.
     """
 
-    def __init__(self, on_frame: Callable[[int, int, bytes, int, int], None]) -> None:
+    def __init__(
+        self, on_frame: Callable[[int, int, bytes, int, int], None], whole: Mapping[int, TakeWhole] | None = None
+    ) -> None:
         self.frame_max = FRAME_MAX
         """The largest frame, overhead included. May be lowered while a frame is handled."""
         self._on_frame = on_frame
+        self._whole = {} if whole is None else whole
         self._pieces: list[bytes] = []
         self._kept = 0
         self._wanted = 0
@@ -64,7 +74,12 @@ class FrameSplitter:
         """Return where the unfinished frame begins, and how many bytes it needs before it is worth a look."""
         position, end = 0, len(buffer)
         while end - position >= _HEAD:
-            kind, channel, size = unpack_from(">BHI", buffer, position)
+            kind, channel, size = _head(buffer, position)
+            if kind == METHOD and channel in self._whole:
+                taken = self._whole[channel](buffer, position, end, self.frame_max)
+                if taken > position:
+                    position = taken
+                    continue
             if kind not in _KINDS:
                 raise Malformed(f"a frame of type {kind}, it begins with {buffer[position : position + 20]!r}")
             # Before anything of it is kept.

@@ -84,6 +84,7 @@ class Consumer:
         self._reader = ContentReader(self._delivered, self._max_message_bytes, self._left_out)
         self._hook: Callable[[int, bytes], None] = self._reader.frame
         connection.deliveries[self._id] = self._hook
+        connection.contents[self._id] = self._reader.whole
         self._channel.on_closed = self._closed
 
     def start(self, queue: str) -> None:
@@ -255,6 +256,7 @@ class Consumer:
         # A closed channel's number may be another's already.
         if self.connection.deliveries.get(self._id) is self._hook:
             del self.connection.deliveries[self._id]
+            self.connection.contents.pop(self._id, None)
         # They hold this one, which would hold them and all that came with them until a collection.
         self._reader = ContentReader(_ignore, 0, _ignore)
         self._hook = self._reader.frame

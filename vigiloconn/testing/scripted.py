@@ -355,6 +355,7 @@ class ScriptedConnection:
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
         self.confirms: dict[int, Callable[[int, bool, bool], None]] = {}
         self.deliveries: dict[int, Callable[[int, bytes], None]] = {}
+        self.contents: dict[int, Callable[[bytes, int, int, int], int]] = {}
         self.refusal: BusRefused | None = None
         self.heard_at = 0.0
         # What the test sees, and sets.
