@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from struct import pack
 from typing import Any
 
 import gevent
 import pytest
 
 from vigiloconn.connectors.parts import add_consumer, add_journal, add_publisher
+from vigiloconn.consuming.channel import Consumer, settle_frame
+from vigiloconn.consuming.prefetch import Prefetch
 from vigiloconn.errors import BadMessage
 from vigiloconn.handlers.message import MessageHandler
 from vigiloconn.handlers.source import Source
-from vigiloconn.options import Settings
+from vigiloconn.options import Settings, parse_settings
 from vigiloconn.supervisor import Supervisor
 from vigiloconn.testing import MemoryBus, Running, run_connector
 from vigiloconn.testing.fixtures import VARIABLE, broker_settings
+from vigiloconn.testing.memory import wait_until
 
 
 class Copier(MessageHandler):
@@ -94,6 +99,46 @@ def test_a_refused_message_is_tried_again(running: Running) -> None:
     running.wait(lambda: running.handler(Copier).failed > 0)
     running.bus.refused.clear()
     assert running.bus.drain("copies", 1)[0].json() == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("frame", "again"),
+    [(settle_frame(1, 90, 2, True), [1]), (pack(">BHIHHQBB", 1, 1, 13, 60, 120, 3, 3, 0xCE), [0, 1, 2])],
+    ids=["reject", "nack of many"],
+)
+def test_what_is_rejected_to_its_queue_comes_again_in_its_order(frame: bytes, again: list[int]) -> None:
+    bus = MemoryBus()
+    bus.declare_queue("in")
+    connection = bus.connect("here", parse_settings("", connector="test").bus)
+    connection.connect()
+    reading = gevent.spawn(connection.read)
+    consumer = Consumer(
+        connection, on_arrival=lambda: None, on_ended=lambda *_: None, on_too_large=lambda *_: None,
+        on_overrun=lambda: None, prefetch=Prefetch(10, 1 << 20),
+    )
+    consumer.start("in")
+    for number in range(3):
+        bus.publish("", "in", {"n": number})
+    wait_until(lambda: len(consumer.ready) == 3, "three deliveries")
+    connection.write(frame, connection.channels[1])
+    wait_until(lambda: len(consumer.ready) == 3 + len(again), "what was given back")
+    came = [(json.loads(each.body)["n"], each.redelivered) for each in consumer.ready]
+    assert came == [(0, False), (1, False), (2, False), *((number, True) for number in again)]
+    assert bus.depth("in") == 3
+    reading.kill()
+
+
+def test_on_a_real_broker_there_is_no_bus_in_memory_to_be_mistaken_for_it() -> None:
+    def nothing(settings: Settings, supervisor: Supervisor) -> None:
+        pass
+
+    with (
+        run_connector(nothing, "[bus]\nhosts = 127.0.0.1:1\n", on_memory=False) as made,
+        pytest.raises(RuntimeError, match="on_memory=False"),
+    ):
+        made.bus.publish("", "q", {"n": 1})
+    with pytest.raises(ValueError, match="got both"), run_connector(nothing, bus=MemoryBus(), on_memory=False):
+        pass
 
 
 class Ticker(Source):

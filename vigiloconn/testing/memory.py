@@ -238,15 +238,15 @@ class MemoryChannel(ScriptedChannel):
     def _take_settlement(self, kind: str, tag: int, bits: int) -> None:
         super()._take_settlement(kind, tag, bits)
         settlement = self.settlements[-1]
-        fed = set()
+        settled: dict[str, list[_Message]] = {}
         for each in [each for each in self.held if each == tag or (settlement.multiple and each < tag)]:
             queue, message = self.held.pop(each)
-            fed.add(queue)
+            settled.setdefault(queue, []).append(message)
+        for queue, messages in settled.items():
             if settlement.requeue:
-                self.connection.bus._give_back(queue, [message])
+                self.connection.bus._give_back(queue, messages)
             else:
-                self.connection.bus._queues[queue].unacknowledged -= 1
-        for queue in fed:
+                self.connection.bus._queues[queue].unacknowledged -= len(messages)
             self.connection.bus._feed(queue)
 
     def ended(self) -> None:

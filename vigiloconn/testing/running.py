@@ -21,12 +21,22 @@ _STOP_TIMEOUT_S = 5.0
 class Running:
     """What a test has of the connector that runs."""
 
-    def __init__(self, supervisor: Supervisor, settings: Settings, bus: Any) -> None:
+    def __init__(self, supervisor: Supervisor, settings: Settings, bus: MemoryBus | None) -> None:
         self.supervisor = supervisor
         self.settings = settings
-        self.bus = bus
         self.exit_status: int | None = None
         """None while it runs."""
+        self._bus = bus
+
+    @property
+    def bus(self) -> MemoryBus:
+        """The bus in memory. Raises `RuntimeError` where the connector is on a real broker."""
+        if self._bus is None:
+            raise RuntimeError(
+                "running.bus: there is no bus in memory with on_memory=False;"
+                " talk to the broker that the settings name by a client of the test's own"
+            )
+        return self._bus
 
     def handler(self, kind: type[Handler] | str) -> Any:
         """Return the part of that class or name."""
@@ -50,14 +60,17 @@ def run_connector(
 
     The bus is `bus`, a new one where there is none, or with `on_memory=False` the broker that the settings name. Where
     they name no journal it is in memory. What it raises at the start is raised here; `exit_status` is there at the end.
+    Raises `ValueError` for a `bus` that `on_memory=False` leaves unused.
     """
+    if bus is not None and not on_memory:
+        raise ValueError("run_connector: expected bus= or on_memory=False, got both: the connector is on one bus")
     own = getattr(sys.modules.get(build.__module__), "SETTINGS", None)
     if "backup_file" not in settings:
         settings = _with_journal_in_memory(settings)
     parsed = parse_settings(settings, connector=connector, own=own)
     supervisor = Supervisor(stop_timeout_s=_STOP_TIMEOUT_S)
-    memory = bus or MemoryBus()
-    if on_memory:
+    memory = (bus or MemoryBus()) if on_memory else None
+    if memory is not None:
         supervisor.open_connection = memory.connect
     build(parsed, supervisor)
     running = Running(supervisor, parsed, memory)
