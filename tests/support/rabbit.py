@@ -368,10 +368,12 @@ class RabbitNode:
         return json.loads(base64.b64decode(shown.strip('"')))
 
     def _run(self, argv: list[str], text: str | None, timeout_s: float) -> str:
+        # One of both: gevent's own `run` takes no `stdin=None` beside `input`.
+        source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if text is None else {"input": text}
         try:
             done = subprocess.run(
-                argv, input=text, stdin=subprocess.DEVNULL if text is None else None, capture_output=True, text=True,
-                env=self._env(), cwd=self.data_dir, timeout=timeout_s, check=False,
+                argv, capture_output=True, text=True, env=self._env(), cwd=self.data_dir, timeout=timeout_s,
+                check=False, **source,
             )
         except subprocess.TimeoutExpired as exc:
             raise RabbitError(f"{' '.join(argv)}: no answer within {timeout_s:g} s") from exc
