@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gevent
-from gevent.event import AsyncResult, Event
+from gevent.event import Event
 
+from vigiloconn.accepting.amendments import Amendment, Amendments
+from vigiloconn.accepting.condition import Condition
 from vigiloconn.accepting.gathering import Gathering
 from vigiloconn.accepting.intake import Intake
 from vigiloconn.accepting.obstacle import RETRY_S, Obstacle
@@ -31,7 +32,7 @@ from vigiloconn.errors import (
     OutsideChange,
     VigiloError,
 )
-from vigiloconn.interfaces import Answer, Batch, Level, Problem, Record
+from vigiloconn.interfaces import Answer, Batch, Problem, Record
 from vigiloconn.journal.runs import merged
 from vigiloconn.journal.store import DbRetry, OpenReport, Transaction
 from vigiloconn.journal.thread import PAGE_MESSAGES, JournalReply, JournalThread, outcome, readable
@@ -46,10 +47,6 @@ log = logging.getLogger(__name__)
 
 #: How long the stop waits for the thread's last word. A commit under way is worth more than the stop's budget.
 _CLOSE_S = 30.0
-
-
-#: A writer that waits for longer than this is a problem. A moment's wait is how the pace of writers is set.
-_WAIT_TOLD_S = 2.0
 #: How often an idle journal looks whether another program has written to it.
 _LOOK_S = 10.0
 #: How long one step of giving the disk back is behind the other: the journal is to have most of its thread.
@@ -67,16 +64,8 @@ class _Step:
     """The records skip their commit."""
     may_accept: bool
     """New messages were looked for; False while a full disk is left alone."""
-    amend: _Amendment | None
+    amend: Amendment | None
     answer: Answer
-
-
-@dataclass(slots=True, eq=False)
-class _Amendment:
-    """A change that an operator has asked for."""
-
-    change: Callable[[DbRetry, int], Any]
-    answer: AsyncResult[Any] = field(default_factory=AsyncResult)
 
 
 class BackupProvider(Handler):
@@ -130,7 +119,8 @@ class BackupProvider(Handler):
         self._bus_is_up = False
         self._step: _Step | None = None
         self._taking_in: Answer | None = None
-        self._amendments: deque[_Amendment] = deque()
+        self._amendments = Amendments(self._wake.set)
+        self._condition = Condition(journal, settings, self._intake, self._obstacle, monotonic)
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -156,8 +146,7 @@ class BackupProvider(Handler):
 
     def stop_service(self) -> None:
         self.is_stopping = True
-        while self._amendments:
-            self._amendments.popleft().answer.set(BadMoment("the connector is stopping"))
+        self._amendments.refuse_all(BadMoment("the connector is stopping"))
         self._intake.close()
         self._wake.set()
 
@@ -246,50 +235,14 @@ class BackupProvider(Handler):
         self._wake.set()
 
     def problems(self) -> list[Problem]:
-        journal, settings, report = self.journal, self._settings, self.report
-        found = []
-        if obstacle := self._obstacle.problem():
-            found.append(obstacle)
-        elif journal.all_rows >= settings.journal_max_messages or journal.all_bytes >= settings.journal_max_bytes:
-            text = f"the journal is full: {journal.all_rows} messages, {journal.all_bytes} bytes, parked ones included"
-            found.append(Problem("journal-full", Level.CRITICAL, text))
-        if report is not None and report.set_aside is not None:
-            text = f"the journal was damaged and is set aside as {report.set_aside}"
-            found.append(Problem("journal-damaged", Level.CRITICAL, text))
-        if report is not None and report.volatile:
-            text = "the journal is in memory only (backup_file = :memory:)"
-            found.append(Problem("journal-volatile", Level.WARNING, text))
-        if (waits := self._waits()) is not None:
-            found.append(waits)
-        if journal.parked_rows:
-            found.append(Problem("messages-parked", Level.WARNING, f"{journal.parked_rows} messages are parked"))
-        if dropped := sum(self._intake.dropped.values()):
-            text = f"{dropped} messages were dropped as when_full says"
-            found.append(Problem("messages-dropped", Level.WARNING, text))
-        return found
-
-    def _waits(self) -> Problem | None:
-        """Tell of writers that are kept waiting."""
-        since = self._intake.waiting_since
-        if not since or (waited_s := self._monotonic() - since[0]) < _WAIT_TOLD_S:
-            return None
-        text = f"{len(since)} writers have to wait, one of them for {waited_s:.0f} s: {self.why_waiting()}"
-        return Problem("writers-blocked", Level.WARNING, text)
+        return self._condition.problems(self.report, self.why_waiting)
 
     def why_waiting(self) -> str:
         """Return why a writer waits for the acceptance of what it wrote."""
         return self.refusal() or "the journal's disk is slow"
 
     def details(self) -> dict[str, Any]:
-        since, report = self._intake.waiting_since, self.report
-        return {
-            "path": str(self.journal.path),
-            "uuid": self.journal.uuid,
-            "held": self.journal.held_exchanges(),
-            "dropped": dict(self._intake.dropped),
-            "writers_waiting": len(since),
-            "set_aside": str(report.set_aside) if report is not None and report.set_aside else None,
-        }
+        return self._condition.details(self.report)
 
     def stats(self) -> dict[str, float]:
         journal = self.journal
@@ -328,21 +281,7 @@ class BackupProvider(Handler):
         """
         if self.is_stopping or self.report is None:
             raise BadMoment("the connector is stopping" if self.is_stopping else "the journal is not open")
-        amendment = _Amendment(change)
-        self._amendments.append(amendment)
-        self._wake.set()
-        try:
-            found = amendment.answer.get(timeout=timeout_s)
-        except gevent.Timeout:
-            if amendment not in self._amendments:
-                raise BadMoment(f"the disk does not answer within {timeout_s:g} s: it may be done yet") from None
-            raise BadMoment(f"the journal had no time for it within {timeout_s:g} s") from None
-        finally:
-            if amendment in self._amendments:
-                self._amendments.remove(amendment)
-        if isinstance(found, VigiloError):
-            raise found
-        return found
+        return self._amendments.ask(change, timeout_s)
 
     def withdraw(self, is_meant: Callable[[Record], bool]) -> int:
         """Discard what was read ahead of the publisher, was not taken and is meant; return how many."""
@@ -452,7 +391,7 @@ class BackupProvider(Handler):
         except OutsideChange:
             self._pending.give_back()
             if step.amend is not None:
-                self._amendments.appendleft(step.amend)
+                self._amendments.put_back(step.amend)
             self._begin_to_take_in()
         else:
             self._settle(step, reply)
@@ -528,16 +467,16 @@ class BackupProvider(Handler):
         self._give_back_at_s = now_s + seconds_to_beat(now_s, _LOOK_S)
         return True
 
-    def _change(self, amendment: _Amendment | None) -> Callable[[DbRetry], Any] | None:
+    def _change(self, amendment: Amendment | None) -> Callable[[DbRetry], Any] | None:
         if amendment is None:
             return None
         change, read_upto = amendment.change, self._ahead.read_upto
         return lambda journal: change(journal, read_upto)
 
-    def _next_amendment(self, is_kept: bool) -> _Amendment | None:
+    def _next_amendment(self, is_kept: bool) -> Amendment | None:
         if not self._amendments:
             return None
-        amendment = self._amendments.popleft()
+        amendment = self._amendments.next()
         if is_kept and self._pending.uncommitted:
             # What it adds must come behind them in the file.
             amendment.answer.set(BadMoment("the journal does not accept now", soon=True))
@@ -579,11 +518,11 @@ class BackupProvider(Handler):
             self._look_at_s = min(self._look_at_s, self._give_back_at_s)
         self._take_pages(reply)
 
-    def _take_amended(self, amendment: _Amendment, reply: JournalReply) -> None:
+    def _take_amended(self, amendment: Amendment, reply: JournalReply) -> None:
         if isinstance(reply.amended, OutsideChange):
             # That is taken in at once, and then its turn comes.
             reply.is_changed = True
-            self._amendments.appendleft(amendment)
+            self._amendments.put_back(amendment)
             return
         if not isinstance(reply.amended, VigiloError):
             # What it has added stands behind all others.
