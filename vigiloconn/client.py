@@ -52,7 +52,7 @@ class VigiloClient(Handler):
         self.last_error: BusDown | BusRefused | None = None
         """Why the latest attempt or connection failed; None since it works again."""
         self.connections = 0
-        self._settings = settings
+        self.settings = settings
         self._connection_name = connection_name
         self._handlers: list[Handler] = []
         self.channels = ChannelPool()
@@ -144,7 +144,7 @@ class VigiloClient(Handler):
         """Connect and read until the connection is lost. Returns the delay before the next attempt, in seconds."""
         endpoint = self._rotation.current
         make = self.supervisor.open_connection or BusConnection
-        connection = make(endpoint, self._settings, dial=self._dial, name=self._connection_name)
+        connection = make(endpoint, self.settings, dial=self._dial, name=self._connection_name)
         self._attempt = connection
         try:
             connection.connect()
@@ -228,7 +228,7 @@ class VigiloClient(Handler):
     # -- watching, on a greenlet of its own: it may block in a write --------------------------------------------
 
     def _watch(self, connection: BusConnection) -> None:
-        period_s = min(_TICK_S, self._settings.heartbeat_s / 4)
+        period_s = min(_TICK_S, self.settings.heartbeat_s / 4)
         idle_since_s = time.monotonic()
         while connection.lost is None:
             self._stop.wait(seconds_to_beat(time.monotonic(), period_s))
@@ -243,7 +243,7 @@ class VigiloClient(Handler):
                 handler.tick()
             if self._direct.outstanding + sum(handler.outstanding() for handler in self._handlers):
                 idle_since_s = time.monotonic()
-            elif time.monotonic() - idle_since_s > self._settings.max_reconnect_delay_s:
+            elif time.monotonic() - idle_since_s > self.settings.max_reconnect_delay_s:
                 # It held for longer than any delay and owes us nothing: it does not take connections only to drop them.
                 self.note_success()
             self._leave_blocked(connection)
@@ -252,19 +252,19 @@ class VigiloClient(Handler):
         """A broker that is blocked for too long is left for another one, never for itself."""
         if self._blocked_at is None or not self._rotation.has_others:
             return
-        if time.monotonic() - self._blocked_at > self._settings.blocked_timeout_s:
-            connection.leave(f"blocked for {self._settings.blocked_timeout_s:g} s")
+        if time.monotonic() - self._blocked_at > self.settings.blocked_timeout_s:
+            connection.leave(f"blocked for {self.settings.blocked_timeout_s:g} s")
 
     # -- the way back, on a greenlet of its own: a trial takes longer than a heartbeat may wait ------------------
 
     def _fail_back(self, connection: BusConnection) -> None:
-        while not self._rotation.is_preferred and not self._stop.wait(self._settings.failback_delay_s):
+        while not self._rotation.is_preferred and not self._stop.wait(self.settings.failback_delay_s):
             self._try_preferred(connection)
 
     def _try_preferred(self, connection: BusConnection) -> None:
         """Go back to the preferred broker if it takes a login; the window is drained first."""
         preferred = self._rotation.preferred
-        trial = BusConnection(preferred, self._settings, dial=self._dial, name=f"{self._connection_name} (trial)")
+        trial = BusConnection(preferred, self.settings, dial=self._dial, name=f"{self._connection_name} (trial)")
         try:
             trial.connect()
         except (BusDown, BusRefused) as exc:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import gevent
 
 from vigiloconn import __version__
-from vigiloconn.cli.brokers import brokers_problems
+from vigiloconn.cli.brokers import brokers_problems, uses
 from vigiloconn.cli.surroundings import surroundings
 from vigiloconn.cli.usage import UsageError, parse, parse_instance
 from vigiloconn.connectors.operating import add_control, add_notifier
@@ -145,15 +145,27 @@ def _check(build: Build, settings: Settings, *, connect: bool) -> int:
     has_journal = any(isinstance(part, BackupProvider) for part in supervisor.handlers)
     for warning in (*settings.warnings, *surroundings(settings, has_journal=has_journal)):
         say(f"warning: {warning}")
-    problems = list(brokers_problems(settings)) if connect else []
-    for problem in problems:
-        say(problem)
-    if problems:
+    if connect and not _check_brokers(settings, supervisor):
         return EXIT_FAILED
-    if connect:
-        print(f"{', '.join(settings.bus.hosts)}: logged in, and all that the settings name is there")
     print(f"{settings.path or 'no settings file: the defaults'}: in order")
     return EXIT_DONE
+
+
+def _check_brokers(settings: Settings, supervisor: Supervisor) -> bool:
+    """Say what is wrong with the brokers of each section; answer whether nothing is."""
+    is_well = True
+    for use in uses(settings, supervisor.handlers):
+        problems = 0
+        # Each when it is known: the next broker may take its time.
+        for problem in brokers_problems(settings, use):
+            say(problem)
+            problems += 1
+        if problems:
+            is_well = False
+        else:
+            hosts = ", ".join(use.bus.hosts)
+            print(f"[{use.section}] {hosts}: logged in, and all that the settings name is there and may be used")
+    return is_well
 
 
 def _run(settings: Settings, supervisor: Supervisor) -> int:

@@ -39,7 +39,7 @@ Options:
   -i --id N            Instance, 0 or more: part of NAME.
   -l --log-level LEVEL debug, info, warning, error or critical, whatever the settings say.
   -s --socket PATH     The connector's socket; without it /var/lib/vigilo/NAME/send.sock of connector-nagios.
-  --connect            Log in to each broker too, and look for the exchanges and the queue that the settings name.
+  --connect            Log in to each broker too, and look for exchanges, queue and rights; delivers nothing.
   --sync               End with status 0 only after the connector has said that every line is safe.
   --timeout SECONDS    Longest time that `send` or a question may take [default: 30].
   --watch              Show it again every two seconds, in place on a terminal, until Ctrl-C.
