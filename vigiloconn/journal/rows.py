@@ -23,12 +23,11 @@ from vigiloconn.journal.closing import Totals
 from vigiloconn.journal.counts import Counts
 from vigiloconn.journal.runs import Run
 from vigiloconn.journal.tables import ACCEPTED, BOOT, HELD, KEPT, META, PARKED, models_of
+from vigiloconn.journal.times import AcceptanceTimes, is_close, stamp
 from vigiloconn.journal.transaction import ParkedRecord, StoredRecord
 
 #: Rows that one statement names.
 _CHUNK_ROWS = 500
-#: Acceptance times are kept per range of ids; two ranges are never closer than this.
-_RANGE_S = 1.0
 #: Rows of one INSERT. Below SQLite's limit of variables in all versions; more gain nothing.
 _INSERT_ROWS = 250
 
@@ -58,6 +57,8 @@ class JournalRows:
         self.connection: sqlite3.Connection
         """The driver's own: what is hot goes past peewee. Set by the owner when it opens the database."""
         self._boot = 0
+        self._times: AcceptanceTimes
+        """On the connection: set when the tables are made."""
         self._database = database
         self._models = models_of(database, table)
 
@@ -72,6 +73,7 @@ class JournalRows:
         self.connection.execute(f"INSERT OR IGNORE INTO {BOOT} (boot_id) VALUES (?)", (boot_id,))
         found = self.connection.execute(f"SELECT number FROM {BOOT} WHERE boot_id = ?", (boot_id,))
         self._boot = found.fetchone()[0]
+        self._times = AcceptanceTimes(self.connection, self._boot)
 
     def read_meta(self) -> dict[str, str]:
         """Return what the file says about itself: uuid, schema, counter of ids, totals."""
@@ -110,7 +112,7 @@ class JournalRows:
             (first_id - 1, upto),
         )
         self.connection.execute(f"DELETE FROM {table} WHERE id <= ?", (upto,))
-        self._begin_range(counts, first_id, accepted)
+        self._times.begin_range(counts, first_id, accepted)
         counts.rows += rows
         counts.size_bytes += size_bytes
 
@@ -123,10 +125,9 @@ class JournalRows:
 
     def forget_times(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
         """Let everything from `first_id` on count as accepted at this time."""
-        self.connection.execute(f"DELETE FROM {ACCEPTED}")
-        counts.newest_range, counts.ranges = None, 0
+        self._times.forget_all(counts)
         if first_id:
-            self._begin_range(counts, first_id, accepted)
+            self._times.begin_range(counts, first_id, accepted)
 
     def peek(self, after_id: int, limit: int, max_bytes: int, unknown: Stamp) -> list[StoredRecord]:
         """Read a page of the main table; `unknown` stands in for a time that is not known."""
@@ -134,16 +135,11 @@ class JournalRows:
         found = _upto(self.connection.execute(sql, (after_id, limit)), max_bytes)
         if not found:
             return []
-        ranges = self.connection.execute(
-            f"SELECT first_id, accepted_at, CASE boot WHEN ?3 THEN boot_s END FROM {ACCEPTED} "
-            "WHERE first_id <= ?2 AND first_id >= "
-            f"coalesce((SELECT max(first_id) FROM {ACCEPTED} WHERE first_id <= ?1), ?1) ORDER BY first_id",
-            (found[0][0], found[-1][0], self._boot),
-        ).fetchall()
+        ranges = self._times.ranges(found[0][0], found[-1][0])
         records, at, accepted = [], 0, unknown
         for row_id, body in found:
             while at < len(ranges) and ranges[at][0] <= row_id:
-                accepted = Stamp(*ranges[at][1:])
+                accepted = ranges[at][1]
                 at += 1
             records.append(StoredRecord(row_id, body or b"", *accepted))
         return records
@@ -171,20 +167,14 @@ class JournalRows:
             rows, size_bytes = _measure(self.connection, table, "1")
             counts.rows += rows
             counts.size_bytes += size_bytes
-        self._read_times(counts)
+        self._times.read(counts)
         return counts
 
     def counted(self, totals: Totals) -> Counts:
         """Return the totals of a file that is known to have these."""
         counts = Counts(**msgspec.structs.asdict(totals))
-        self._read_times(counts)
+        self._times.read(counts)
         return counts
-
-    def _read_times(self, counts: Counts) -> None:
-        newest = f"SELECT accepted_at, CASE boot WHEN ? THEN boot_s END FROM {ACCEPTED} ORDER BY first_id DESC LIMIT 1"
-        for row in self.connection.execute(newest, (self._boot,)):
-            counts.newest_range = Stamp(*row)
-        counts.ranges = self.connection.execute(f"SELECT count(*) FROM {ACCEPTED}").fetchone()[0]
 
     def misplaced(self) -> list[int]:
         """Return the ids in the main table that only another program can have used: ours are never used twice."""
@@ -211,18 +201,18 @@ class JournalRows:
         sql = f"UPDATE {self.main} SET id = ? WHERE id = ?"
         self.connection.executemany(sql, [(first_id + at, id) for at, id in enumerate(ids)])
         if ids:
-            self._begin_range(counts, first_id, accepted)
+            self._times.begin_range(counts, first_id, accepted)
 
     def append(self, counts: Counts, records: Sequence[Record]) -> None:
         """Add accepted messages."""
         self._insert(records)
         counts.rows += len(records)
         counts.size_bytes += sum(len(record.body) for record in records)
-        self._keep_time(counts, records[0])
-        if len(records) > 1 and not _is_close(counts.newest_range, records[-1]):
+        self._times.keep(counts, records[0])
+        if len(records) > 1 and not is_close(counts.newest_range, records[-1]):
             # What waited in memory for its commit was accepted over a while.
             for record in records[1:]:
-                self._keep_time(counts, record)
+                self._times.keep(counts, record)
 
     def read_kept(self) -> dict[str, str]:
         """Return the texts that were stored with accepted messages, by name."""
@@ -244,20 +234,7 @@ class JournalRows:
         counts.rows += len(records)
         counts.size_bytes += sum(len(record.body) for record in records)
         for record in records:
-            self._keep_time(counts, record)
-
-    def _keep_time(self, counts: Counts, record: Record) -> None:
-        if not _is_close(counts.newest_range, record):
-            self._begin_range(counts, record.id, _stamp(record))
-
-    def _begin_range(self, counts: Counts, first_id: int, accepted: Stamp) -> None:
-        sql = f"INSERT INTO {ACCEPTED} (first_id, accepted_at, boot, boot_s) VALUES (?, ?, ?, ?)"
-        self.connection.execute(sql, (first_id, *self._stored(accepted)))
-        counts.newest_range = accepted
-        counts.ranges += 1
-
-    def _stored(self, accepted: Stamp) -> tuple[float, int | None, float | None]:
-        return accepted.wall_s, None if accepted.boot_s is None else self._boot, accepted.boot_s
+            self._times.keep(counts, record)
 
     def _insert(self, records: Sequence[Record]) -> None:
         # Many rows a statement: SQLite works through them without the interpreter's lock in between, which the
@@ -281,7 +258,7 @@ class JournalRows:
                 f"INSERT INTO {HELD} (id, exchange, msg, accepted_at, boot, boot_s) "
                 "VALUES (?, ?, CAST(? AS TEXT), ?, ?, ?)",
                 [
-                    (record.id, name, record.body, *self._stored(_stamp(record)))
+                    (record.id, name, record.body, *self._times.stored(stamp(record)))
                     for name, record in fresh
                 ],
             )
@@ -299,7 +276,7 @@ class JournalRows:
                 f"INSERT INTO {PARKED} (id, exchange, reason, msg, parked_at, accepted_at, boot, boot_s) "
                 "VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?)",
                 [
-                    (record.id, exchange, reason, record.body, parked_at, *self._stored(_stamp(record)))
+                    (record.id, exchange, reason, record.body, parked_at, *self._times.stored(stamp(record)))
                     for exchange, record, reason in fresh
                 ],
             )
@@ -337,15 +314,9 @@ class JournalRows:
 
     def forget_unused_times(self, counts: Counts, next_id: int) -> None:
         """Forget the acceptance times that no row of the main table needs any more."""
-        if counts.ranges < 2:
-            return
-        # The range that the oldest row, or else the next one, falls into stays, and with it the newest one.
-        forgotten = self.connection.execute(
-            f"DELETE FROM {ACCEPTED} WHERE first_id < "
-            f"(SELECT max(first_id) FROM {ACCEPTED} WHERE first_id <= ?)",
-            (self.bounds()[0] or next_id,),
-        )
-        counts.ranges -= forgotten.rowcount
+        if counts.ranges >= 2:
+            # The range that the oldest row, or else the next one, falls into stays, and with it the newest one.
+            self._times.forget_before(counts, self.bounds()[0] or next_id)
 
     def _delete_ids(self, counts: Counts, table: str, ids: Sequence[int]) -> None:
         self._delete(counts, table, f"id IN ({_marks(ids)})", tuple(ids))
@@ -424,19 +395,6 @@ def _upto(cursor: sqlite3.Cursor, max_bytes: int) -> list[Any]:
     # A statement that is not read to its end keeps the log from being emptied.
     cursor.close()
     return found
-
-
-def _stamp(record: Record) -> Stamp:
-    return Stamp(record.accepted_at, record.boot_s)
-
-
-def _is_close(began: Stamp | None, record: Record) -> bool:
-    """Answer whether a message was accepted so soon after a range's time that this may stand for it, by both clocks."""
-    if began is None or (began.boot_s is None) != (record.boot_s is None):
-        return False
-    # Nor is a step of the wall clock hidden: it is the one that tells across a reboot.
-    wall_step_s, boot_step_s = record.accepted_at - began.wall_s, (record.boot_s or 0.0) - (began.boot_s or 0.0)
-    return 0.0 <= wall_step_s < _RANGE_S and 0.0 <= boot_step_s < _RANGE_S
 
 
 def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
