@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vigiloconn.options import load_settings
+from vigiloconn.settings import paths
 
 CONF = Path(__file__).parent.parent / "conf"
 UNIT = CONF / "vigilo-connector-nagios.service"
@@ -74,6 +75,25 @@ def test_the_unit_starts_again_after_crashes_and_not_after_wrong_settings() -> N
     assert service["RestartPreventExitStatus"] == ["2"]
     assert service["ExecStart"][0].endswith("/vigilo-connector run nagios")
     assert service["StateDirectory"] == ["vigilo/connector-nagios"]
+
+
+def test_the_unit_runs_nothing_that_a_small_debian_lacks() -> None:
+    service = unit_settings()["Service"]
+    programs = {value.split()[0] for key, values in service.items() if key.startswith("Exec") for value in values}
+    # Even `kill` is a program of a package that may be missing; the shell has one of its own.
+    assert programs <= {"/bin/sh", "/usr/local/bin/vigilo-connector"}
+
+
+def test_what_the_readme_installs_is_where_the_unit_and_the_program_look() -> None:
+    readme = (CONF.parent / "README.md").read_text(encoding="utf-8")
+    commands = readme.partition("## Install\n")[2].partition("\nAs root")[0]
+    service = unit_settings()["Service"]
+    folder = Path(service["ExecStart"][0].split()[0]).parent
+    assert f"/bin/vigilo-connector /opt/vigiloconn/bin/vigilo-bus-config {folder}/\n" in commands
+    assert f"-m 640 -g {service['Group'][0]} conf/settings.ini {paths.default_settings('nagios')}" in commands
+    assert f"adduser --system --group --no-create-home --home /var/lib/nagios4 {service['User'][0]}\n" in commands
+    for file in re.findall(r"conf/\S+", commands):
+        assert (CONF.parent / file).is_file()
 
 
 def test_the_unit_waits_longer_than_the_connector_may_take_to_stop() -> None:

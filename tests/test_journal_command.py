@@ -7,11 +7,13 @@ import json
 import random
 import sqlite3
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.support.journals import assert_totals_are_exact, held_ids, ids, reopened
+from tests.support.user import as_nobody
 from vigiloconn.cli import journal as command
 from vigiloconn.interfaces import Record, RouteKey
 from vigiloconn.journal.transaction import Transaction
@@ -51,6 +53,21 @@ def test_count_says_what_is_where_and_why(place: Path, capsys: Out) -> None:
     assert "3 for exchange events" in out
     assert "3 for events: nobody is bound" in out
     assert "no connector runs on it" in err
+
+
+def test_who_may_not_see_the_lock_is_not_told_that_no_connector_runs(capsys: Out) -> None:
+    # In a directory that others may enter: those of a test are their owner's alone.
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o755)
+        (place / "settings.ini").write_text(f"[connector]\nbackup_file = {place}/backup.sqlite\n")
+        for file in (place / "backup.sqlite", place / "backup.sqlite.lock"):
+            file.touch(mode=0o000)
+        with as_nobody():
+            assert run(place, "count") == 1
+    err = capsys.readouterr().err
+    assert "this user can't see whether a connector runs on it" in err
+    assert "can't be read: Permission denied: be root or the connector's user" in err
 
 
 def test_list_and_show_tell_of_one_message(place: Path, capsys: Out) -> None:

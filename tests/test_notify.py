@@ -135,6 +135,14 @@ def test_nobody_who_listens_and_no_systemd_at_all_are_no_trouble(tmp_path: Path)
         stop()
 
 
+def test_a_new_level_is_told_at_once_and_new_words_for_the_same_one_later(systemd: Systemd) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address})
+    for text in ("WARNING: not yet tried", "WARNING: refused", "OK: running"):
+        notifier.tell_status(text)
+    assert [systemd.next() for _ in range(2)] == ["STATUS=WARNING: not yet tried", "STATUS=OK: running"]
+    assert systemd.is_silent(0.1)
+
+
 def test_a_connector_tells_systemd_its_life_from_ready_to_stopping(tmp_path: Path) -> None:
     with stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_DGRAM) as notes:
         notes.bind(str(tmp_path / "notify"))

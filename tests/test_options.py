@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.user import as_nobody
 from vigiloconn import options
 from vigiloconn.errors import SettingsError, StartError
 from vigiloconn.options import Publication, Secret, Settings, Subscription, load_settings, parse_settings
@@ -190,6 +192,24 @@ def test_a_named_file_must_be_there(tmp_path: Path) -> None:
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="can't be read: Is a directory"):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(("mode", "advice"), [(0o040, "be root, or in the group .+"), (0o000, "be root")])
+def test_who_may_not_read_the_settings_is_told_who_may(mode: int, advice: str) -> None:
+    # In a directory that others may enter: those of a test are their owner's alone.
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        file = Path(place) / "settings.ini"
+        file.touch()
+        # A group that is not this user's own, where it can be had.
+        if os.geteuid() == 0:
+            os.chown(file, 0, 0)
+        elif mode:
+            pytest.skip("only root can make a file that this user may not read and its group may")
+        file.chmod(mode)
+        expected = rf"settings\.ini: can't be read: Permission denied: {advice}$"
+        with as_nobody(), pytest.raises(SettingsError, match=expected):
+            load_settings(file)
 
 
 def test_another_encoding_is_told_with_its_line(tmp_path: Path) -> None:

@@ -124,13 +124,21 @@ class _Command:
             "count": self._count, "list": self._list, "show": self._show, "export": self._export,
             "verify": self._verify,
         }  # fmt: skip
-        who = "no connector runs on it" if self._process is None else f"process {self._process} runs on it"
-        say(f"{self._path}: {who}", PROGRAM)
+        say(f"{self._path}: {self._who()}", PROGRAM)
         for name, look in looks.items():
             if options[name]:
                 with self._reader() as reader:
                     return look(reader)
         return self._change()
+
+    def _who(self) -> str:
+        if self._process is not None:
+            return f"process {self._process} runs on it"
+        lock = Path(f"{self._path}.lock")
+        # The lock is its owner's alone, as the journal is.
+        if lock.exists() and not os.access(lock, os.R_OK, effective_ids=True):
+            return "this user can't see whether a connector runs on it"
+        return "no connector runs on it"
 
     def _reader(self) -> JournalReader:
         return JournalReader(self._path, self._settings.runtime.backup_table)

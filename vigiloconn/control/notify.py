@@ -68,9 +68,10 @@ class Notifier(Handler):
         self._ready.set()
 
     def tell_status(self, text: str) -> None:
-        """Show the state in `systemctl status`; told only when it changes, and not too often."""
+        """Show the state in `systemctl status`; told only when it changes; with the same level, not too often."""
         now_s = time.monotonic()
-        if text != self._status and now_s >= self._status_at_s:
+        has_new_level = text.partition(":")[0] != self._status.partition(":")[0]
+        if text != self._status and (has_new_level or now_s >= self._status_at_s):
             self._status, self._status_at_s = text, now_s + _STATUS_EVERY_S
             self._tell(f"STATUS={text}")
 

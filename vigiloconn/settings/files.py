@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import shlex
 import stat
 from pathlib import Path
@@ -14,7 +15,7 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as exc:
-        raise SettingsError(f"{path}: can't be read: {exc.strerror}") from exc
+        raise SettingsError(f"{path}: can't be read: {exc.strerror}{_way_in(path, exc)}") from exc
     return _decode(data, path)
 
 
@@ -39,6 +40,19 @@ def exposure(path: Path) -> str | None:
     if not mode & stat.S_IROTH:
         return None
     return f"{path} holds a password and can be read by all users of this host: chmod o-rwx {shlex.quote(str(path))}"
+
+
+def _way_in(path: Path, exc: OSError) -> str:
+    """Return who may read a file that this user may not; nothing where that is not what is wrong."""
+    if not isinstance(exc, PermissionError):
+        return ""
+    try:
+        found = path.stat()
+        group = f", or in the group {grp.getgrgid(found.st_gid).gr_name}" if found.st_mode & stat.S_IRGRP else ""
+    except (OSError, KeyError):
+        # The directory is closed too, or the group has no name.
+        group = ""
+    return f": be root{group}"
 
 
 def _decode(data: bytes, path: Path) -> str:
