@@ -28,18 +28,21 @@ setup(
         "Environment :: No Input/Output (Daemon)",
         "Intended Audience :: System Administrators",
         "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
         "Topic :: System :: Monitoring",
+        "Topic :: System :: Networking :: Monitoring",
         "Typing :: Typed",
     ],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["vigiloconn", "vigiloconn.*"]),
     package_data={"vigiloconn": ["py.typed"], "vigiloconn.control": ["page.html"]},
+    # Two files in the folder itself: pip removes only folders that have some, and would leave an empty one.
     data_files=[
-        (f"share/vigiloconn/{folder}", files(folder))
-        for folder in ("conf", "conf/nagios")
+        ("share/vigiloconn", ["README.md", "CHANGELOG.md"]),
+        *((f"share/vigiloconn/{folder}", files(folder)) for folder in ("conf", "conf/nagios")),
     ],
     install_requires=[
         "gevent>=26.9,<27",
