@@ -150,8 +150,6 @@ def get_broker(options: Options, stack: ExitStack) -> Broker:
     if options.bus:
         broker = parse_broker(options)
         say(f"using the broker at {options.bus} as {broker.user}")
-        say(f"left there at the end, with what was sent: exchanges and queues {', '.join(read_exchanges(TOPOLOGY))}; "
-            "vigilo-bus-config delete-queue and delete-exchange remove those that were not there before")
         return broker
     say("starting a private RabbitMQ node (a few seconds)")
     shutil.rmtree(RUN / "rabbitmq", ignore_errors=True)
@@ -164,7 +162,19 @@ def address_of(broker: Broker) -> str:
     return f"[{broker.host}]:{broker.port}" if ":" in broker.host else f"{broker.host}:{broker.port}"
 
 
-def declare_topology(broker: Broker) -> None:
+def remains(report: str) -> str:
+    """Return what a foreign broker is left with, of what `vigilo-bus-config` says it has done there."""
+    created = [line.removesuffix(": created") for line in report.splitlines() if line.endswith(": created")]
+    # A binding goes with its queue.
+    things = [thing for thing in created if not thing.startswith("binding ")]
+    if not things:
+        return "left there at the end: what was sent, in queues that were there before"
+    commands = "; ".join(f"vigilo-bus-config delete-{thing}" for thing in things)
+    return f"left there at the end, since not there before: {', '.join(things)}. To remove it: {commands}"
+
+
+def declare_topology(broker: Broker) -> str:
+    """Declare what the topology file has, and return the report on each thing."""
     argv = [sys.executable, "-m", "vigiloconn.configure", "-s", address_of(broker), "-u", broker.user]
     done = subprocess.run(
         [*argv, "-p", broker.password, "read-config", str(TOPOLOGY)], capture_output=True, text=True, check=False,
@@ -173,6 +183,7 @@ def declare_topology(broker: Broker) -> None:
     if done.returncode != 0:
         raise DemoError(f"vigilo-bus-config could not declare {TOPOLOGY}:\n{done.stdout}{done.stderr}".rstrip())
     say(f"declared the exchanges and queues of {TOPOLOGY}")
+    return done.stdout
 
 
 def listen(broker: Broker, screen: Screen, stack: ExitStack) -> Bus:
@@ -251,7 +262,9 @@ def demonstrate(options: Options, stack: ExitStack) -> int:
     """Start everything, show what arrives. Returns the exit status; `stack` holds what has to be stopped."""
     lock_run_directory(stack)
     broker = get_broker(options, stack)
-    declare_topology(broker)
+    report = declare_topology(broker)
+    if options.bus:
+        say(remains(report))
     screen = Screen(f"demo-{secrets.token_hex(4)}.example.com")
     bus = listen(broker, screen, stack)
     connector = start_connector(broker, stack)

@@ -14,7 +14,7 @@ from pathlib import Path
 import amqp
 import pytest
 
-from examples.demo import Screen
+from examples.demo import Screen, remains
 from tests.support.bus import Bus, connect
 from tests.support.connector import ROOT, ConnectorProcess, render_settings
 from tests.support.rabbit import RabbitNode
@@ -248,6 +248,14 @@ def test_a_period_that_is_no_time_is_refused(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert "period: expected seconds above 0, such as 30 or 0.5, got 'soon'" in done.stderr
+
+
+def test_the_demo_names_what_it_leaves_on_a_broker_of_somebody_else() -> None:
+    report = ("exchange event: created", "queue event: created", "binding event: created", "3 created")
+    left = remains("\n".join(report))
+    assert "before: exchange event, queue event." in left
+    assert "vigilo-bus-config delete-exchange event; vigilo-bus-config delete-queue event" in left
+    assert "in queues that were there before" in remains("12 unchanged\n")
 
 
 def test_the_demo_shows_the_lines_of_its_user_and_the_first_of_the_connectors_figures(
