@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import sqlite3
 import sys
@@ -257,3 +258,13 @@ def test_a_journal_that_is_not_there_is_no_traceback(tmp_path: Path, capsys: Out
         assert run(tmp_path, *arguments) == 1
         assert "there is none" in capsys.readouterr().err
     assert not (tmp_path / "none.sqlite").exists()
+
+
+def test_what_is_no_file_is_said_in_one_line(tmp_path: Path, capsys: Out) -> None:
+    (tmp_path / "settings.ini").write_text(f"[connector]\nbackup_file = {tmp_path}/backup.sqlite\n")
+    for make in (os.mkdir, os.mkfifo):
+        make(tmp_path / "backup.sqlite")
+        for words in (["count"], ["verify"], ["retry", "--all"]):
+            assert run(tmp_path, *words) == 1
+            assert "expected a file, found something else" in capsys.readouterr().err.splitlines()[-1]
+        os.rename(tmp_path / "backup.sqlite", tmp_path / f"old-{make.__name__}")

@@ -26,6 +26,10 @@ def test_a_host_that_has_everything_is_warned_of_nothing(tmp_path: Path) -> None
         assert warnings(text) == ""
 
 
+def test_a_directory_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    assert f"backup_file: {tmp_path} is a directory" in warnings(f"[connector]\nbackup_file = {tmp_path}\n")
+
+
 def test_what_is_missing_is_named_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     found = warnings(

@@ -54,3 +54,18 @@ def test_another_failure_is_news_and_so_is_the_first_after_a_connection() -> Non
 )
 def test_a_port_of_the_other_kind_hints_at_use_ssl(text: str, port: int, use_ssl: bool, is_hinted: bool) -> None:
     assert ("use_ssl" in hint(BusDown(text), Endpoint("mq", port), use_ssl)) is is_hinted
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("mq:5671: TLS handshake refused: certificate verify failed: certificate has expired", "new certificate"),
+        ("mq:5671: TLS handshake refused: certificate verify failed: Hostname mismatch", "server_name"),
+        ("mq:5671: TLS handshake refused: certificate verify failed: self-signed certificate in certificate chain",
+         "ca_file"),
+        ("mq:5672: ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN", "user and password"),
+        ("mq:5672: NOT_ALLOWED - vhost nope not found", "vhost"),
+    ],
+)  # fmt: skip
+def test_a_refusal_ends_with_the_settings_to_look_at(text: str, place: str) -> None:
+    assert place in hint(BusRefused(text), PLACE, "TLS" in text)

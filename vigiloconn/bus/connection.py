@@ -51,14 +51,16 @@ class GoingDown(LeaveBroker):
 
 def tls_context(settings: BusSettings) -> ssl.SSLContext:
     """Return a context that verifies the broker's chain and host name, with the client certificate if one is set."""
+    key = "ca_file"
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
         if settings.cert_file:
+            key = "cert_file, key_file"
             context.load_cert_chain(settings.cert_file, settings.key_file)
     except (OSError, ssl.SSLError) as exc:
-        raise SettingsError(
-            f"[bus] ca_file, cert_file, key_file: can't be loaded as PEM certificates and key: {exc}"
-        ) from exc
+        paths = ", ".join(filter(None, (getattr(settings, name) for name in key.split(", "))))
+        expected = "certificates" if key == "ca_file" else "a certificate and its key"
+        raise SettingsError(f"[bus] {key}: expected {expected} in PEM, can't load {paths}: {exc}") from exc
     return context
 
 

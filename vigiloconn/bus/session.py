@@ -13,6 +13,7 @@ from gevent.event import Event
 
 from vigiloconn import ipv6
 from vigiloconn.bus.connection import BusConnection, tls_context
+from vigiloconn.bus.words import hint
 from vigiloconn.errors import BusDown, BusRefused
 from vigiloconn.ipv6 import Endpoint
 from vigiloconn.options import BusSettings
@@ -36,7 +37,12 @@ def bus_session(settings: BusSettings, endpoint: Endpoint | None = None, *, name
     if settings.use_ssl:
         tls_context(settings)
     connection = BusConnection(endpoint, settings, dial=_dial, name=name)
-    connection.connect()
+    try:
+        connection.connect()
+    except (BusDown, BusRefused) as exc:
+        # For a person, who tries nothing else until it is mended.
+        exc.args = (f"{exc}{hint(exc, endpoint, settings.use_ssl)}",)
+        raise
     over = Event()
     # A block has no supervisor; neither greenlet outlives it, and neither raises.
     helpers: list[gevent.Greenlet[..., Any]] = [

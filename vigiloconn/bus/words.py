@@ -15,6 +15,23 @@ _LONGEST_PAUSE_S = 300.0
 #: What OpenSSL says of a peer that answers in plain text.
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "wrong version number", "RECORD_LAYER_FAILURE", "record layer failure")
 
+#: What a broker or OpenSSL says -> where that is mended.
+_MENDED_AT = (
+    ("Login was refused", "are user and password those of an account there?"),
+    ("NOT_ALLOWED - vhost", "is vhost the name of a virtual host there?"),
+    ("access to vhost", "may the user use that virtual host? (rabbitmqctl set_permissions)"),
+    ("in certificate chain", "is the broker's certificate from the authority in ca_file?"),
+    ("unable to get local issuer", "is the broker's certificate from the authority in ca_file?"),
+    ("certificate has expired", "the broker needs a new certificate, or this host's clock is wrong"),
+    ("not yet valid", "the broker needs another certificate, or this host's clock is wrong"),
+    ("ostname mismatch", "name the host as the certificate does, in hosts or in server_name"),
+    ("IP address mismatch", "name the host as the certificate does, in hosts or in server_name"),
+    ("CERTIFICATE_REQUIRED", "the broker asks for a certificate of ours: cert_file and key_file"),
+    ("ALERT_CERTIFICATE_EXPIRED", "the certificate in cert_file has expired"),
+    ("ALERT_UNKNOWN_CA", "the broker does not know the authority of the certificate in cert_file"),
+    ("can't be resolved", "is the name in hosts right?"),
+)
+
 
 class Outage:
     """Says for each failure whether a line of the log is due, and which. `role` names what the connection is for."""
@@ -57,6 +74,9 @@ class Outage:
 def hint(error: BusDown | BusRefused, endpoint: Endpoint, use_ssl: bool) -> str:
     """Return what the settings may have wrong, as the end of a line; empty where there is no sign of that."""
     text = str(error)
+    for sign, place in _MENDED_AT:
+        if sign in text:
+            return f": {place}"
     if "refused" in text and "TLS" not in text:
         # Nobody listens, or a login was refused: there was no talk about TLS.
         return ""

@@ -52,7 +52,9 @@ def _group(place: str, name: str) -> Iterator[str]:
 
 def _place(setting: str, path: str) -> Iterator[str]:
     directory = Path(os.path.realpath(path)).parent
-    if not directory.is_dir():
+    if os.path.isdir(path):
+        yield f"{setting}: {path} is a directory: expected the name of a file in one"
+    elif not directory.is_dir():
         yield f"{setting}: directory {directory} does not exist (systemd's StateDirectory makes the default one)"
     elif not os.access(directory, os.W_OK | os.X_OK):
         yield f"{setting}: directory {directory} is not writable for user {_user()}"

@@ -128,15 +128,17 @@ class JournalReader:
 
     def _opened(self) -> sqlite3.Connection:
         try:
-            os.close(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
+            os.close(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except FileNotFoundError as exc:
             raise StartError(f"journal {self.path}: there is none: is that the connector's backup_file?") from exc
         except OSError as exc:
             raise StartError(
                 f"journal {self.path}: can't be read: {exc.strerror}: be root or the connector's user"
             ) from exc
+        if not self.path.is_file():
+            raise StartError(f"journal {self.path}: expected a file, found something else: name a file in backup_file")
         address = f"file:{quote(os.fspath(self.path))}?mode=ro"
-        return sqlite3.connect(address, uri=True, timeout=_BUSY_S, isolation_level=None)
+        return self._asked(lambda: sqlite3.connect(address, uri=True, timeout=_BUSY_S, isolation_level=None))
 
 
 def _group(entry: Entry) -> str:
