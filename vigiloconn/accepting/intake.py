@@ -23,7 +23,7 @@ from vigiloconn.options import ConnectorSettings
 log = logging.getLogger(__name__)
 
 #: Batches that wait for the journal; each holds what one `recv` of up to 64 KiB gave.
-_BATCHES = 32
+_BATCHES = 20
 #: One transaction's size: large enough to share the fsync, small enough to be done in some 10 ms.
 _GROUP_MESSAGES = 4000
 _GROUP_BYTES = 2 << 20
