@@ -26,6 +26,13 @@ def count(journal: Path, table: str) -> int:
     return found
 
 
+def size_bytes(journal: Path, table: str) -> int:
+    with sqlite3.connect(f"file:{journal}?mode=ro", uri=True) as file:
+        found: int = file.execute(f"SELECT coalesce(sum(length(CAST(msg AS BLOB))), 0) FROM {table}").fetchone()[0]
+    file.close()
+    return found
+
+
 def status(connector: ConnectorProcess) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(ask(connector.directory / "control.sock", "/status").body)
     return found
@@ -75,6 +82,16 @@ def test_after_faults_every_figure_is_what_can_be_counted_from_outside(
     assert (publisher["confirmed"], publisher["parked"], publisher["expired"]) == (EVENTS, UNWANTED, 0)
     assert publisher["returned"] >= UNWANTED
     assert publisher["published"] >= EVENTS + UNWANTED
+    in_tables = {name: size_bytes(journal, name) for name in ("tobus", "vigiloconn_held", "vigiloconn_parked")}
+    kept = figures["journal"]
+    assert (kept["all_rows"], kept["all_bytes"]) == (UNWANTED + HOMELESS, sum(in_tables.values()))
+    assert kept["backup_bytes"] == in_tables["tobus"] + in_tables["vigiloconn_held"]
+    in_memory = ("queue", "backup_in_buf", "backup_out_buf")
+    assert [kept[name] for name in ("dropped", "writers_waiting", *in_memory)] == [0] * 5
+    assert (publisher["nacked"], publisher["unroutable"], publisher["held_exchanges"]) == (0, 0, 1)
+    assert publisher["sent"] >= EVENTS
+    assert [figures["socket"][name] for name in ("synced", "failed", "too_long", "refused")] == [1, 0, 0, 0]
+    assert figures["client (publish)"]["connected"] == 1
     [held] = told["held"]
     assert (held["exchange"], held["messages"]) == ("state", HOMELESS)
     assert "NOT_FOUND" in held["reason"]
