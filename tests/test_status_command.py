@@ -101,6 +101,17 @@ def test_one_that_takes_the_question_and_never_answers_is_unknown(connector: Con
         deaf.listen()
         status, text = show(connector, "--timeout", "0.2", "--nagios")
     assert (status, "VIGILO UNKNOWN: control socket" in text, "no answer within 0.2 s" in text) == (3, True, True)
+    assert "; nobody has the journal" in text
+
+
+def test_a_process_that_hangs_is_named(connector: ConnectorProcess) -> None:
+    os.kill(connector.process.pid, signal.SIGSTOP)
+    try:
+        status, text = show(connector, "--timeout", "0.2")
+    finally:
+        os.kill(connector.process.pid, signal.SIGCONT)
+    assert (status, "no answer within 0.2 s" in text) == (3, True)
+    assert f"; process {connector.process.pid} has the journal" in text
 
 
 @pytest.mark.parametrize("options", [("--nonsense",), ("--timeout", "never"), ("--watch", "--json")])

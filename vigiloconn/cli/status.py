@@ -78,10 +78,13 @@ def lines_of(settings: Settings, timeout_s: float, as_json: bool, as_plugin: boo
 
 def _without_answer(settings: Settings, why: CantAsk, as_plugin: bool) -> tuple[list[str], int]:
     journal = settings.runtime.backup_file
-    if journal == ":memory:" or not why.is_absent:
+    if journal == ":memory:":
         return [_unknown(str(why), as_plugin)], UNKNOWN
     path = Path(os.path.realpath(journal))
     holder = holder_of(f"{path}.lock")
+    if not why.is_absent:
+        who = "nobody" if holder is None else f"process {holder}"
+        return [_unknown(f"{why}; {who} has the journal {path} in use", as_plugin)], UNKNOWN
     if holder is not None:
         text = f"process {holder} has the journal {path} in use and does not answer: it starts or stops, or {why}"
         return [_unknown(text, as_plugin)], UNKNOWN
