@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -121,3 +122,34 @@ def test_no_letter_is_lost_when_it_is_killed_in_the_middle(rabbit: RabbitNode, v
     # What was on its way at a kill comes twice, and no more than that.
     assert found.total() <= count + kills * 100
     assert numbers(bus, "q.dead") == []
+
+
+def test_without_the_right_to_send_it_ends_at_once_and_letters_stay(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    fill(bus, 5)
+    rabbit.add_user("reader", "secret", vhost)
+    rabbit.set_permissions("reader", write="^$", vhost=vhost)
+    try:
+        command = argv(rabbit, vhost, "requeue", "q")
+        command[command.index("dead"):0] = ["--user", "reader", "--password", "secret"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    finally:
+        rabbit.delete_user("reader")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ACCESS_REFUSED" in done.stderr
+    assert numbers(bus, "q.dead") == [0, 1, 2, 3, 4]
+
+
+def test_an_interruption_is_one_line_and_loses_no_letter(rabbit: RabbitNode, vhost: str, bus: Bus) -> None:
+    fill(bus, 5000)
+    program = subprocess.Popen(
+        argv(rabbit, vhost, "requeue", "q"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        wait_until(lambda: bus.queue_depth("q") > 100, 30.0, "the first letters in their queue")
+        program.send_signal(signal.SIGINT)
+        out, err = program.communicate(timeout=30)
+    finally:
+        program.kill()
+    assert (program.returncode, out) == (1, "")
+    assert err == "vigilo-bus-config: interrupted: what the broker has confirmed until now is done\n"
+    assert set(numbers(bus, "q")) | set(numbers(bus, "q.dead")) == set(range(5000))

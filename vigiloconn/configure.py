@@ -139,6 +139,10 @@ def _main(options: dict[str, Any]) -> int:
     # Before anything that has sockets is imported.
     if not monkey.is_module_patched("socket"):
         monkey.patch_all()
+    from gevent import get_hub
+
+    # Whichever greenlet it meets: it is told by the one that runs the program, not printed with a traceback.
+    get_hub().NOT_ERROR += (KeyboardInterrupt,)
     logging.basicConfig(
         level=logging.DEBUG if options["--debug"] else logging.WARNING, stream=sys.stderr,
         format=f"{PROGRAM}: %(levelname)s: %(message)s",
@@ -153,6 +157,8 @@ def _main(options: dict[str, Any]) -> int:
         return fail(exc, EXIT_USAGE, PROGRAM)
     except (BusDown, BusRefused) as exc:
         return fail(exc, EXIT_FAILED, PROGRAM)
+    except KeyboardInterrupt:
+        return fail("interrupted: what the broker has confirmed until now is done", EXIT_FAILED, PROGRAM)
 
 
 def _say(text: object) -> None:

@@ -182,13 +182,8 @@ class _Sender:
 
     def wait(self, answer: Answer) -> None:
         """Return once it is confirmed. Raises `BusRefused`, `BusDown`."""
-        while not answer.ready():
-            self._direct.pump()
-            answer.wait(_CONFIRM_S)
-            if self._connection.lost is not None:
-                raise self._connection.lost
-            if not answer.ready():
-                raise BusDown(f"no confirm within {_CONFIRM_S:g} s")
+        if not self._direct.pump_until(answer, _CONFIRM_S):
+            raise self._connection.lost or BusDown(f"no confirm within {_CONFIRM_S:g} s")
         error = answer.exception
         if isinstance(error, BusRefused) and error.code == 312:
             raise BusRefused(f"queue {self._queue!r} is not there: its letters stay", _NOT_FOUND)

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import gevent
 from gevent.event import AsyncResult, Event
 
 from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.interfaces import Channels, Connection
+from vigiloconn.interfaces import Answer, Channels, Connection
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,20 @@ class DirectSender:
             self._wake.wait()
             self._wake.clear()
             self.pump()
+
+    def pump_until(self, answer: Answer, timeout_s: float) -> bool:
+        """Send on the caller's greenlet until there is `answer`; False where there was nothing new for `timeout_s`.
+
+        After a refusal the rest goes one by one: so once is not enough.
+        """
+        while not answer.ready():
+            self._wake.clear()
+            self.pump()
+            if not gevent.wait([answer, self._wake], timeout=timeout_s, count=1):
+                return False
+            if self._connection is not None and self._connection.lost is not None:
+                return False
+        return True
 
     def pump(self) -> None:
         """Send until nothing is left, an answer has to come first, or the bus is gone. Blocks only while the broker
