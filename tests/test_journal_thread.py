@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import pytest
 
 from tests.support.inline import InLine
 from tests.support.journals import append, held_ids, ids, reopened, take
+from vigiloconn.control.exchange import Request
+from vigiloconn.control.health import Health
 from vigiloconn.errors import JournalBusy, JournalDamaged, JournalFull
+from vigiloconn.handlers.backup import backupprovider_factory
 from vigiloconn.journal.store import DbRetry
 from vigiloconn.journal.thread import JournalReply, JournalThread, outcome
 from vigiloconn.journal.transaction import HeldRequest, StoredRecord, Transaction, Wanted
+from vigiloconn.options import parse_settings
 
 NOTHING = Wanted(None, {})
 
@@ -137,3 +142,21 @@ def test_on_a_native_thread_results_and_errors_come_back_to_the_caller(journal: 
         thread.call(journal.apply, Transaction(discards=[(2, 2)]))
     thread.end()
     thread.end()
+
+
+def test_a_connector_whose_thread_hangs_is_not_alive_until_it_goes_on(tmp_path: Path) -> None:
+    provider = backupprovider_factory(parse_settings(f"[connector]\nbackup_file = {tmp_path}/hanging.sqlite\n"))
+    health = Health(lambda timeout_s: provider.is_alive(min(timeout_s, 5.0)), provider.refusal)
+    impatient = Health(lambda timeout_s: provider.is_alive(0.05), provider.refusal)
+    question = Request("GET", "/healthz", {}, b"", None)
+    provider.start_service()
+    assert health.healthz(question).status == 200
+    # Reading an empty pipe hangs as a disk does.
+    read, write = os.pipe()
+    provider._thread.begin(os.read, read, 1)
+    assert impatient.healthz(question).status == 503
+    os.write(write, b"x")
+    assert health.healthz(question).status == 200
+    provider.close()
+    os.close(read)
+    os.close(write)
