@@ -8,7 +8,10 @@ import pytest
 
 from tests.support.journals import append, assert_totals_are_exact, held_ids
 from tests.support.publishing import Rig, ids
+from vigiloconn.errors import StartError
+from vigiloconn.handlers.backup import BackupProvider
 from vigiloconn.journal.store import DbRetry, Transaction
+from vigiloconn.options import load_settings
 from vigiloconn.publishing.states import State
 
 
@@ -55,6 +58,12 @@ def test_more_messages_than_fit_into_one_step_all_move(tmp_path: Path) -> None:
     assert journal.readdress_held("new settings", lambda body: "new") == 1200
     assert held_ids(journal, "new") == list(range(1, 1201))
     journal.close()
+
+
+def test_a_publisher_that_is_prepared_before_its_journal_is_told_the_order(tmp_path: Path) -> None:
+    provider = BackupProvider(DbRetry(tmp_path / "backup.sqlite"), load_settings("/dev/null").runtime)
+    with pytest.raises(StartError, match="not open: add it to the supervisor before the publisher"):
+        provider.readdress_held("settings", lambda kind: kind)
 
 
 def test_publisher_sends_them_to_the_new_exchange_before_newer_ones_of_their_type() -> None:

@@ -26,5 +26,5 @@ def build(settings: Settings, supervisor: Supervisor) -> None:
     )
     for told in (provider, publisher, status):
         client.add_handler(told)
-    for handler in (client, publisher, provider, listener, status):
+    for handler in (provider, client, publisher, listener, status):
         supervisor.add(handler)

@@ -30,6 +30,7 @@ from vigiloconn.errors import (
     JournalDamaged,
     JournalFull,
     OutsideChange,
+    StartError,
     VigiloError,
 )
 from vigiloconn.interfaces import Answer, Batch, Problem, Record
@@ -195,8 +196,11 @@ class BackupProvider(Handler):
     def readdress_held(self, publications: str, exchange_of: Callable[[str], str]) -> None:
         """Let what was held before the start follow the settings; `exchange_of` gives the exchange of a type.
 
-        `publications` is what the settings say, as a text: nothing is done while it stays the same.
+        `publications` is what the settings say, as a text: nothing is done while it stays the same. Raises `StartError`
+        while the journal is not open.
         """
+        if self.report is None:
+            raise StartError(f"journal {self.journal.path}: not open: add it to the supervisor before the publisher")
 
         def exchange_of_body(body: bytes) -> str | None:
             try:
