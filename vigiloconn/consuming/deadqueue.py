@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from gevent.event import AsyncResult
+
 from vigiloconn.bus.channels import ChannelPool
 from vigiloconn.consuming.deadletter import SUFFIX
 from vigiloconn.errors import BusDown, BusRefused
-from vigiloconn.interfaces import Answer, Connection
+from vigiloconn.interfaces import Connection
 from vigiloconn.kit.escape import printable
 from vigiloconn.kit.limits import MAX_NAME_BYTES
 from vigiloconn.publishing.direct import DirectSender
@@ -167,7 +169,7 @@ class _Sender:
         self._direct = DirectSender(ChannelPool())
         self._direct.connection_initialized(connection)
 
-    def send(self, letter: Letter) -> Answer:
+    def send(self, letter: Letter) -> AsyncResult[None]:
         properties, original = letter.properties, original_properties(letter)
         # What we added goes; what it had and is not sent again stays to be read.
         kept = {key: value for key, value in letter.headers.items() if not key.startswith(_OURS)}
@@ -180,7 +182,7 @@ class _Sender:
             properties={key: value for key, value in original.items() if _is_restored(key, value)},
         )  # fmt: skip
 
-    def wait(self, answer: Answer) -> None:
+    def wait(self, answer: AsyncResult[None]) -> None:
         """Return once it is confirmed. Raises `BusRefused`, `BusDown`."""
         if not self._direct.pump_until(answer, _CONFIRM_S):
             raise self._connection.lost or BusDown(f"no confirm within {_CONFIRM_S:g} s")

@@ -19,7 +19,7 @@ from gevent.event import AsyncResult, Event
 from vigiloconn.bus.confirms import ConfirmChannel, Returned
 from vigiloconn.bus.frames import PublishFrames
 from vigiloconn.errors import BadMessage, BusDown, BusRefused
-from vigiloconn.interfaces import Answer, Channels, Connection
+from vigiloconn.interfaces import Channels, Connection
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class DirectSender:
             self._wake.clear()
             self.pump()
 
-    def pump_until(self, answer: Answer, timeout_s: float) -> bool:
+    def pump_until(self, answer: AsyncResult[None], timeout_s: float) -> bool:
         """Send on the caller's greenlet until there is `answer`; False where there was nothing new for `timeout_s`.
 
         After a refusal the rest goes one by one: so once is not enough.
