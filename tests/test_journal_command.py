@@ -7,12 +7,14 @@ import json
 import os
 import random
 import sqlite3
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
+from tests.support.connector import ROOT
 from tests.support.journals import assert_totals_are_exact, held_ids, ids, reopened
 from tests.support.user import as_nobody
 from vigiloconn.cli import journal as command
@@ -268,3 +270,13 @@ def test_what_is_no_file_is_said_in_one_line(tmp_path: Path, capsys: Out) -> Non
             assert run(tmp_path, *words) == 1
             assert "expected a file, found something else" in capsys.readouterr().err.splitlines()[-1]
         os.rename(tmp_path / "backup.sqlite", tmp_path / f"old-{make.__name__}")
+
+
+@pytest.mark.parametrize("words", [["count"], ["export"]])
+def test_output_that_finds_no_room_is_one_line_and_status_1(place: Path, words: list[str]) -> None:
+    argv = [sys.executable, "-m", "vigiloconn", "journal", *words, "--config", f"{place}/settings.ini"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, cwd=ROOT)
+    assert done.returncode == 1
+    assert "standard output can't be written: No space left" in done.stderr
+    assert "Traceback" not in done.stderr

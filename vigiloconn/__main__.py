@@ -3,6 +3,7 @@ must find the stdlib already patched."""
 
 from __future__ import annotations
 
+import errno
 import sys
 
 
@@ -19,6 +20,18 @@ def main(argv: list[str] | None = None) -> int:
 
         leave_closed_pipe()
         return 0
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        from vigiloconn.kit.arguments import leave_closed_pipe
+        from vigiloconn.kit.exits import EXIT_FAILED, fail
+
+        leave_closed_pipe()
+        return fail(f"standard output can't be written: {exc.strerror}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        from vigiloconn.kit.exits import EXIT_FAILED, fail
+
+        return fail("interrupted", EXIT_FAILED)
 
 
 def _main(argv: list[str] | None) -> int:
@@ -39,9 +52,11 @@ def _main(argv: list[str] | None) -> int:
         from vigiloconn.cli import journal
 
         return journal.main(arguments)
-    from gevent import monkey
+    from gevent import get_hub, monkey
 
     monkey.patch_all()
+    # Whichever greenlet an interruption meets: it is told here, not printed there.
+    get_hub().NOT_ERROR += (KeyboardInterrupt,)
     from vigiloconn.cli import run as cli
 
     return cli.main(arguments)
