@@ -211,8 +211,17 @@ class RabbitNode:
         self.start()
 
     def pause(self) -> None:
-        """Stop its clock (SIGSTOP): the kernel goes on accepting, nothing answers."""
+        """Stop its clock (SIGSTOP): the kernel goes on accepting, nothing answers from when this returns."""
         os.kill(self.pid, signal.SIGSTOP)
+        # The signal is sent when kill() returns, but its threads stop one by one, and may answer until then.
+        wait_until(self._stands_still, 10, "all threads of the node stand still")
+
+    def _stands_still(self) -> bool:
+        stats = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        try:
+            return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+        except FileNotFoundError:
+            return False  # one has ended meanwhile
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
