@@ -72,7 +72,10 @@ class Worker:
 
     def _work(self) -> None:
         while not self._is_over:
-            os.eventfd_read(self._asked)
+            try:
+                os.eventfd_read(self._asked)
+            except InterruptedError:
+                continue  # Python does not try this one again: a process that was stopped and goes on gets here
             # Before the look: what is asked for from here on is told again.
             self._is_told = False
             while self._calls:
