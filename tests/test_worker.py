@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -70,3 +72,23 @@ def test_its_descriptors_are_closed_with_it() -> None:
     assert set(os.listdir("/proc/self/fd")) > before
     worker.kill()
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+_INTERRUPTED = """
+from gevent import monkey
+monkey.patch_all()
+import signal, sys, time
+from vigiloconn.kit.worker import Worker
+worker = Worker()
+print(worker.spawn(lambda: "first").get(timeout=10))
+signal.signal(signal.SIGUSR2, lambda *_: None)
+for thread in sys._current_frames():
+    signal.pthread_kill(thread, signal.SIGUSR2)
+time.sleep(0.05)
+print(worker.spawn(lambda: "second").get(timeout=10))
+"""
+
+
+def test_work_goes_on_after_a_signal_has_interrupted_the_wait_for_it() -> None:
+    told = subprocess.run([sys.executable, "-c", _INTERRUPTED], capture_output=True, text=True, timeout=60, check=False)
+    assert told.stdout == "first\nsecond\n", told.stderr
